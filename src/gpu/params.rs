@@ -1,0 +1,90 @@
+//! Parameter structs of the kernels, passed by value. `build.rs` generates their C++ twins
+//! (`flashmla_params.h`) from this file, with the sizes and offsets asserted there. Allowed here:
+//! `pub struct Name { ... }` with members of type u64 (a device address in C++: `uint64_t`),
+//! i64, i32, u32, f32 and arrays of these, ordered so that no padding arises.
+
+/// `cuda/any/plan.cu`
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PlanParams {
+    /// i32 `[b]`, stride in elements.
+    pub cache_seqlens: u64,
+    pub cache_seqlens_stride: i64,
+    /// i32 pairs `[partitions + 1]`.
+    pub borders: u64,
+    /// i32 quadruples `[b]`.
+    pub requests: u64,
+    pub b: i32,
+    pub partitions: i32,
+    /// Lengths are clamped to this.
+    pub max_tokens: i32,
+    pub batch_invariant: i32,
+}
+
+/// `cuda/sm90/dense_decode/`
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct DenseDecodeParams {
+    /// i32 `[b]` and i32 `[b, max_blocks_per_seq]`, strides in elements.
+    pub cache_seqlens: u64,
+    pub cache_seqlens_stride: i64,
+    pub block_table: u64,
+    pub block_table_strides: [i64; 2],
+    /// The plan.
+    pub borders: u64,
+    pub requests: u64,
+    /// BF16 or FP16; strides of request, token, head.
+    pub out: u64,
+    pub out_strides: [i64; 3],
+    /// FP32 or 0; strides of request, head, token.
+    pub lse: u64,
+    pub lse_strides: [i64; 3],
+    /// FP32 `[slots, h_kv * rows, 512]` and `[slots, h_kv * rows]` (base-2 logarithms).
+    pub split_out: u64,
+    pub split_lse: u64,
+    pub b: i32,
+    pub s_q: i32,
+    pub h_kv: i32,
+    /// Query heads of a KV head.
+    pub group: i32,
+    /// s_q * group
+    pub rows: i32,
+    /// Thread blocks that cover the rows.
+    pub row_blocks: i32,
+    pub partitions: i32,
+    pub page_block_size: i32,
+    /// Lengths are clamped to this.
+    pub max_tokens: i32,
+    /// Rows of one copy of Q: divides 64 and `group`.
+    pub q_box_rows: i32,
+    /// Tokens of one copy of the cache: divides 64 / cluster and `page_block_size`.
+    pub kv_box_tokens: i32,
+    pub causal: i32,
+    pub lse_empty_pos_inf: i32,
+    /// softmax_scale * log2(e)
+    pub scale_log2: f32,
+}
+
+/// `cuda/any/combine.cu`
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct CombineParams {
+    pub cache_seqlens: u64,
+    pub cache_seqlens_stride: i64,
+    pub borders: u64,
+    pub requests: u64,
+    pub out: u64,
+    pub out_strides: [i64; 3],
+    pub lse: u64,
+    pub lse_strides: [i64; 3],
+    pub split_out: u64,
+    pub split_lse: u64,
+    pub b: i32,
+    pub h_kv: i32,
+    pub group: i32,
+    pub rows: i32,
+    pub partitions: i32,
+    pub max_tokens: i32,
+    pub batch_invariant: i32,
+    pub lse_empty_pos_inf: i32,
+}

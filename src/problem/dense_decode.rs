@@ -1,0 +1,229 @@
+//! Dense decode: attention of a few query tokens per request over a paged latent KV cache.
+
+use super::tensor::{check_address, RawTensor, Rules, Tensor};
+use crate::err;
+use crate::status::Result;
+
+pub const FLAG_CAUSAL: u32 = 1;
+pub const FLAG_LSE_EMPTY_POS_INF: u32 = 2;
+pub const FLAG_BATCH_INVARIANT: u32 = 4;
+const KNOWN_FLAGS: u32 = FLAG_CAUSAL | FLAG_LSE_EMPTY_POS_INF | FLAG_BATCH_INVARIANT;
+
+/// Columns of V: the first 512 of a cache row.
+pub const D_V: i64 = 512;
+/// Every size fits `i32`, so that kernels index with 32 bits and scale by 64-bit strides.
+pub const MAX_SIZE: i64 = i32::MAX as i64;
+/// Rows of 16 bytes: what the copy engine and 128-bit loads need.
+const ROW_ALIGN: i64 = 16;
+const WORKSPACE_ALIGN: i64 = 256;
+
+/// Element type of `q`, `kv_cache` and `out`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    Bf16,
+    Fp16,
+}
+
+/// The caller's parameters, pointers as addresses, nothing checked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Raw {
+    pub dtype: i32,
+    pub flags: u32,
+    pub b: i64,
+    pub s_q: i64,
+    pub h_q: i64,
+    pub h_kv: i64,
+    pub d_qk: i64,
+    pub d_v: i64,
+    pub num_blocks: i64,
+    pub page_block_size: i64,
+    pub max_blocks_per_seq: i64,
+    pub softmax_scale: f32,
+    pub q: RawTensor,
+    pub kv_cache: RawTensor,
+    pub block_table: RawTensor,
+    pub cache_seqlens: RawTensor,
+    pub out: RawTensor,
+    pub lse: RawTensor,
+    pub workspace: u64,
+    pub workspace_size: u64,
+}
+
+/// Sizes and options without memory: what a schedule, a plan and a workspace depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    pub dtype: Dtype,
+    pub causal: bool,
+    pub lse_empty_pos_inf: bool,
+    pub batch_invariant: bool,
+    pub b: i64,
+    pub s_q: i64,
+    pub h_q: i64,
+    pub h_kv: i64,
+    pub d_qk: i64,
+    pub num_blocks: i64,
+    pub page_block_size: i64,
+    pub max_blocks_per_seq: i64,
+}
+
+/// A problem that any backend may run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DenseDecode {
+    pub shape: Shape,
+    pub softmax_scale: f32,
+    pub q: Tensor<4>,
+    pub kv_cache: Tensor<4>,
+    pub block_table: Tensor<2>,
+    pub cache_seqlens: Tensor<1>,
+    pub out: Tensor<4>,
+    pub lse: Option<Tensor<3>>,
+    pub workspace: u64,
+    pub workspace_size: u64,
+}
+
+impl Shape {
+    pub fn check(raw: &Raw) -> Result<Shape> {
+        let dtype = match raw.dtype {
+            0 => Dtype::Bf16,
+            1 => Dtype::Fp16,
+            v => {
+                return err!(
+                    FLASHMLA_ERROR_UNKNOWN_ENUM,
+                    "dtype = {v}: must be FLASHMLA_DTYPE_BF16 (0) or FLASHMLA_DTYPE_FP16 (1)"
+                )
+            }
+        };
+        if raw.flags & !KNOWN_FLAGS != 0 {
+            return err!(
+                FLASHMLA_ERROR_UNKNOWN_ENUM,
+                "flags = {:#x}: bits {:#x} are not known to this version",
+                raw.flags,
+                raw.flags & !KNOWN_FLAGS
+            );
+        }
+        size("b", raw.b, 0)?;
+        size("s_q", raw.s_q, 0)?;
+        size("h_q", raw.h_q, 1)?;
+        size("h_kv", raw.h_kv, 1)?;
+        size("num_blocks", raw.num_blocks, 0)?;
+        size("page_block_size", raw.page_block_size, 1)?;
+        size("max_blocks_per_seq", raw.max_blocks_per_seq, 0)?;
+        if raw.h_q % raw.h_kv != 0 {
+            return err!(FLASHMLA_ERROR_INVALID_SHAPE, "h_q = {}: must be a multiple of h_kv = {}", raw.h_q, raw.h_kv);
+        }
+        if raw.d_qk != 576 && raw.d_qk != 512 {
+            return err!(FLASHMLA_ERROR_INVALID_SHAPE, "d_qk = {}: must be 576 or 512", raw.d_qk);
+        }
+        if raw.d_v != 0 && raw.d_v != D_V {
+            return err!(FLASHMLA_ERROR_INVALID_SHAPE, "d_v = {}: must be 512 (or 0 for the default)", raw.d_v);
+        }
+        product("b * s_q * h_q", &[raw.b, raw.s_q, raw.h_q])?;
+        product("s_q * (h_q / h_kv)", &[raw.s_q, raw.h_q / raw.h_kv])?;
+        product("max_blocks_per_seq * page_block_size", &[raw.max_blocks_per_seq, raw.page_block_size])?;
+        Ok(Shape {
+            dtype,
+            causal: raw.flags & FLAG_CAUSAL != 0,
+            lse_empty_pos_inf: raw.flags & FLAG_LSE_EMPTY_POS_INF != 0,
+            batch_invariant: raw.flags & FLAG_BATCH_INVARIANT != 0,
+            b: raw.b,
+            s_q: raw.s_q,
+            h_q: raw.h_q,
+            h_kv: raw.h_kv,
+            d_qk: raw.d_qk,
+            num_blocks: raw.num_blocks,
+            page_block_size: raw.page_block_size,
+            max_blocks_per_seq: raw.max_blocks_per_seq,
+        })
+    }
+
+    /// Query heads that share one KV head.
+    pub fn group(&self) -> i64 {
+        self.h_q / self.h_kv
+    }
+
+    /// Query rows (token, head of the group) that attend to the same KV head of a request.
+    pub fn rows(&self) -> i64 {
+        self.s_q * self.group()
+    }
+
+    /// Lengths are clamped to what the block table can address; without a cache that is nothing.
+    pub fn max_tokens(&self) -> i64 {
+        if self.num_blocks == 0 {
+            return 0;
+        }
+        self.max_blocks_per_seq * self.page_block_size
+    }
+
+    /// No query at all: success without a launch.
+    pub fn is_empty(&self) -> bool {
+        self.b == 0 || self.s_q == 0
+    }
+}
+
+impl DenseDecode {
+    pub fn check(raw: &Raw) -> Result<DenseDecode> {
+        let shape = Shape::check(raw)?;
+        let scale = if raw.softmax_scale == 0.0 { 1.0 / (shape.d_qk as f32).sqrt() } else { raw.softmax_scale };
+        if !scale.is_finite() || scale < 0.0 {
+            return err!(
+                FLASHMLA_ERROR_INVALID_ARGUMENT,
+                "softmax_scale = {scale}: must be finite and positive (or 0 for d_qk^-0.5)"
+            );
+        }
+        let row = Rules { elem_bytes: 2, align: ROW_ALIGN, unit_inner: true, output: false };
+        let word = Rules { elem_bytes: 4, align: 4, unit_inner: false, output: false };
+        let Shape { b, s_q, h_q, h_kv, d_qk, .. } = shape;
+        // The CPU backend and the copy engine read no cache row where a request has no block.
+        let blocks = if b * shape.max_blocks_per_seq == 0 { 0 } else { shape.num_blocks };
+        let lse = Tensor::check_layout("lse", &raw.lse, [b, h_q, s_q], Rules { output: true, ..word })?;
+        let problem = DenseDecode {
+            shape,
+            softmax_scale: scale,
+            q: Tensor::check("q", &raw.q, [b, s_q, h_q, d_qk], row)?,
+            kv_cache: Tensor::check("kv_cache", &raw.kv_cache, [blocks, shape.page_block_size, h_kv, d_qk], row)?,
+            block_table: Tensor::check("block_table", &raw.block_table, [b, shape.max_blocks_per_seq], word)?,
+            cache_seqlens: Tensor::check("cache_seqlens", &raw.cache_seqlens, [b], word)?,
+            out: Tensor::check("out", &raw.out, [b, s_q, h_q, D_V], Rules { output: true, ..row })?,
+            lse: match raw.lse.addr {
+                0 => None,
+                _ => Some(Tensor::check("lse", &raw.lse, lse.shape, Rules { output: true, ..word })?),
+            },
+            workspace: raw.workspace,
+            workspace_size: raw.workspace_size,
+        };
+        Ok(problem)
+    }
+
+    /// The workspace must hold `needed` bytes, as the layout of the launch says.
+    pub fn check_workspace(&self, needed: u64) -> Result<()> {
+        if needed == 0 {
+            return Ok(());
+        }
+        if self.workspace_size < needed {
+            return err!(
+                FLASHMLA_ERROR_BUFFER_TOO_SMALL,
+                "workspace_size = {}: must be at least {needed} bytes",
+                self.workspace_size
+            );
+        }
+        check_address("workspace", self.workspace, WORKSPACE_ALIGN)
+    }
+}
+
+fn size(name: &str, value: i64, min: i64) -> Result<()> {
+    if value < min {
+        return err!(FLASHMLA_ERROR_INVALID_SHAPE, "{name} = {value}: must be at least {min}");
+    }
+    if value > MAX_SIZE {
+        return err!(FLASHMLA_ERROR_OVERFLOW, "{name} = {value}: must be at most {MAX_SIZE}");
+    }
+    Ok(())
+}
+
+fn product(name: &str, factors: &[i64]) -> Result<()> {
+    let p = factors.iter().try_fold(1i64, |acc, f| acc.checked_mul(*f));
+    match p {
+        Some(v) if v <= MAX_SIZE => Ok(()),
+        _ => err!(FLASHMLA_ERROR_OVERFLOW, "{name} = {factors:?} multiplied: must be at most {MAX_SIZE}"),
+    }
+}

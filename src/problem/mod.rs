@@ -1,0 +1,7 @@
+//! From raw parameters to a checked problem, one file per operation.
+//!
+//! Everything here is pure: no `unsafe`, no CUDA, no reading through pointers. An address is a
+//! number. What leaves this module is safe to launch on any backend.
+
+pub mod dense_decode;
+pub mod tensor;

@@ -1,0 +1,229 @@
+//! Who computes what in a split-KV decode: the arithmetic of the plan, and the plan itself as the
+//! oracle of the device kernel (`cuda/any/plan.cu`), which computes the same integers.
+//!
+//! The KV tokens of every request are cut into tiles of 64. All tiles of all requests form one
+//! line, each request preceded by `REQUEST_COST` tiles' worth of fixed work. `partitions` workers
+//! get equal stretches of that line, so a stretch may begin and end inside a request; such a
+//! request is *split*, its pieces go to accumulators (*slots*) and are combined afterwards.
+//!
+//! A batch-invariant plan cuts a request only at positions that follow from its own length, so
+//! its pieces, and with them the bits of its result, do not depend on the batch.
+
+use crate::problem::dense_decode::Shape;
+
+/// KV tokens of one tile.
+pub const TILE_TOKENS: i64 = 64;
+/// Query rows of one thread block: the M of a warpgroup's matrix product.
+pub const BLOCK_ROWS: i64 = 64;
+/// Fixed work of a request (loading Q, writing the output), in tiles.
+pub const REQUEST_COST: i64 = 4;
+/// A cut that would leave fewer tiles than this on one side moves to the request's border.
+pub const MIN_PIECE_TILES: i64 = 2;
+/// Batch-invariant plans: tiles of a piece, at least, and pieces of a request, at most.
+pub const INVARIANT_PIECE_TILES: i64 = 32;
+pub const INVARIANT_MAX_PIECES: i64 = 16;
+/// More partitions than this are never used (the plan kernel keeps their borders in shared memory).
+pub const MAX_PARTITIONS: i64 = 1024;
+
+/// How a problem is laid over the multiprocessors of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grid {
+    /// Thread blocks that cover the rows of one (request, KV head).
+    pub row_blocks: i64,
+    /// Thread blocks of a cluster: they share each KV tile. 1 or 2.
+    pub cluster: i64,
+    /// Stretches of the plan.
+    pub partitions: i64,
+}
+
+impl Grid {
+    pub fn new(shape: &Shape, multiprocessors: i64) -> Grid {
+        let row_blocks = ceil_div(shape.rows(), BLOCK_ROWS).max(1);
+        let cluster = if row_blocks % 2 == 0 { 2 } else { 1 };
+        let partitions = (multiprocessors / row_blocks / shape.h_kv).clamp(1, MAX_PARTITIONS);
+        Grid { row_blocks, cluster, partitions }
+    }
+}
+
+/// The start of a stretch: tile `tile` of request `request`; `request == b` is the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Border {
+    pub request: i32,
+    pub tile: i32,
+}
+
+/// What the kernels need to know about a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RequestPlan {
+    /// The partitions that hold the first and the last tile.
+    pub first_partition: i32,
+    pub last_partition: i32,
+    /// Batch-invariant plans: slot of the first piece, and tiles of a piece. Otherwise 0.
+    pub slot_base: i32,
+    pub piece_tiles: i32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// `partitions + 1` borders; stretch p is `borders[p] .. borders[p + 1]`.
+    pub borders: Vec<Border>,
+    pub requests: Vec<RequestPlan>,
+}
+
+/// A contiguous run of tiles of one request, computed by one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    pub partition: i32,
+    pub request: i32,
+    pub tiles: (i32, i32),
+    /// Accumulator of the piece; `None`: it is the whole request and writes the output.
+    pub slot: Option<i32>,
+}
+
+/// Tiles of a request of `len` tokens, the length clamped as the kernels do.
+pub fn tiles(shape: &Shape, len: i32) -> i64 {
+    ceil_div((len as i64).clamp(0, shape.max_tokens()), TILE_TOKENS)
+}
+
+/// Pieces of a request of `tiles` tiles in a batch-invariant plan.
+pub fn invariant_pieces(tiles: i64) -> i64 {
+    ceil_div(tiles, INVARIANT_PIECE_TILES).clamp(1, INVARIANT_MAX_PIECES)
+}
+
+/// Makes the plan for the given lengths.
+pub fn plan(shape: &Shape, partitions: i64, lens: &[i32]) -> Plan {
+    let n = lens.len();
+    let tiles: Vec<i64> = lens.iter().map(|l| tiles(shape, *l)).collect();
+    let pieces = |t: i64| if shape.batch_invariant { invariant_pieces(t) } else { 1 };
+    let piece_tiles = |t: i64| ceil_div(t, pieces(t)).max(1);
+    // A request's pieces after rounding up their size; each costs the fixed work once.
+    let count = |t: i64| if shape.batch_invariant { ceil_div(t, piece_tiles(t)).max(1) } else { 1 };
+
+    let mut start = Vec::with_capacity(n + 1);
+    let mut slot_base = Vec::with_capacity(n);
+    let (mut line, mut slots) = (0i64, 0i64);
+    for t in &tiles {
+        start.push(line);
+        slot_base.push(slots);
+        line += t + REQUEST_COST * count(*t);
+        slots += if count(*t) > 1 { count(*t) } else { 0 };
+    }
+    start.push(line);
+
+    let stretch = ceil_div(line, partitions).max(1);
+    let mut borders = Vec::with_capacity(partitions as usize + 1);
+    for p in 0..=partitions {
+        borders.push(border(shape, &start, &tiles, p * stretch, piece_tiles));
+    }
+    borders[partitions as usize] = Border { request: n as i32, tile: 0 };
+
+    let requests = (0..n)
+        .map(|i| {
+            let first_tile = Border { request: i as i32, tile: 0 };
+            let next = Border { request: i as i32 + 1, tile: 0 };
+            // The last border at or before the first tile, and the last one before the next request.
+            let first = borders[..partitions as usize].partition_point(|x| *x <= first_tile) - 1;
+            let last = borders[..partitions as usize].partition_point(|x| *x < next) - 1;
+            let invariant = shape.batch_invariant && count(tiles[i]) > 1;
+            RequestPlan {
+                first_partition: first as i32,
+                last_partition: last as i32,
+                slot_base: if shape.batch_invariant { slot_base[i] as i32 } else { 0 },
+                piece_tiles: if invariant { piece_tiles(tiles[i]) as i32 } else { 0 },
+            }
+        })
+        .collect();
+    Plan { borders, requests }
+}
+
+/// Where position `x` of the line cuts it.
+fn border(shape: &Shape, start: &[i64], tiles: &[i64], x: i64, piece_tiles: impl Fn(i64) -> i64) -> Border {
+    let n = tiles.len();
+    let i = start.partition_point(|s| *s <= x).saturating_sub(1);
+    if i >= n {
+        return Border { request: n as i32, tile: 0 };
+    }
+    let (t, off) = (tiles[i], x - start[i]);
+    let tile = if shape.batch_invariant {
+        // To the nearest border between pieces; each piece is preceded by its fixed work.
+        let step = piece_tiles(t) + REQUEST_COST;
+        (off + step / 2) / step * piece_tiles(t)
+    } else {
+        let tile = (off - REQUEST_COST).max(0);
+        if tile < MIN_PIECE_TILES {
+            0
+        } else if t - tile < MIN_PIECE_TILES {
+            t
+        } else {
+            tile
+        }
+    };
+    if tile > 0 && tile >= t {
+        Border { request: i as i32 + 1, tile: 0 }
+    } else {
+        Border { request: i as i32, tile: tile as i32 }
+    }
+}
+
+/// Slots that plans of up to `b` requests of up to `max_tiles` tiles can need.
+pub fn max_slots(shape: &Shape, partitions: i64) -> i64 {
+    let max_tiles = ceil_div(shape.max_tokens(), TILE_TOKENS);
+    if shape.batch_invariant {
+        let pieces = invariant_pieces(max_tiles);
+        return if pieces > 1 { shape.b * pieces } else { 0 };
+    }
+    if max_tiles < 2 * MIN_PIECE_TILES {
+        return 0;
+    }
+    (partitions - 1) + shape.b.min(partitions - 1)
+}
+
+/// The slot of a piece that begins at `tile` in partition `p`, of a split request.
+pub fn slot(shape: &Shape, partitions: i64, request: i32, rec: &RequestPlan, p: i32, tile: i32) -> i32 {
+    if rec.piece_tiles > 0 {
+        return rec.slot_base + tile / rec.piece_tiles;
+    }
+    let cuts = partitions as i32 - 1;
+    if tile > 0 {
+        // One slot for the piece behind each cut ...
+        p - 1
+    } else if shape.b < partitions {
+        // ... and one for the first piece of each request, or partition where those are fewer.
+        cuts + request
+    } else {
+        cuts + p
+    }
+}
+
+/// Every piece of a plan, in the order in which the workers compute them.
+pub fn pieces(shape: &Shape, partitions: i64, plan: &Plan, lens: &[i32]) -> Vec<Piece> {
+    let mut all = Vec::new();
+    for p in 0..partitions as usize {
+        let (mut at, end) = (plan.borders[p], plan.borders[p + 1]);
+        while at < end {
+            let rec = &plan.requests[at.request as usize];
+            let total = tiles(shape, lens[at.request as usize]) as i32;
+            let mut stop = if at.request == end.request { end.tile } else { total };
+            if rec.piece_tiles > 0 {
+                stop = stop.min((at.tile / rec.piece_tiles + 1) * rec.piece_tiles).min(total);
+            }
+            let whole = at.tile == 0 && stop == total;
+            all.push(Piece {
+                partition: p as i32,
+                request: at.request,
+                tiles: (at.tile, stop),
+                slot: if whole { None } else { Some(slot(shape, partitions, at.request, rec, p as i32, at.tile)) },
+            });
+            at = if stop == total {
+                Border { request: at.request + 1, tile: 0 }
+            } else {
+                Border { request: at.request, tile: stop }
+            };
+        }
+    }
+    all
+}
+
+pub fn ceil_div(a: i64, b: i64) -> i64 {
+    (a + b - 1) / b
+}

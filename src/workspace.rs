@@ -1,0 +1,80 @@
+//! Where scratch lies: the layout of the plan buffer and of the workspace, used by the size queries
+//! and by the launches alike.
+
+use crate::problem::dense_decode::{Shape, D_V};
+use crate::schedule::{self, ceil_div, Grid, BLOCK_ROWS};
+
+/// Regions begin at multiples of this many bytes.
+const ALIGN: u64 = 256;
+
+/// The plan buffer: `partitions + 1` borders (2 x i32), then one record of 4 x i32 a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlanLayout {
+    pub borders: u64,
+    pub requests: u64,
+    pub size: u64,
+}
+
+impl PlanLayout {
+    pub fn new(b: i64, partitions: i64) -> PlanLayout {
+        let requests = align((partitions as u64 + 1) * 8);
+        PlanLayout { borders: 0, requests, size: align(requests + b as u64 * 16) }
+    }
+}
+
+/// The workspace of a split decode, FP32: `out [slots, h_q * s_q rows, 512]`, then `lse [slots, rows]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SplitLayout {
+    pub slots: i64,
+    pub out: u64,
+    pub lse: u64,
+    pub size: u64,
+}
+
+impl SplitLayout {
+    pub fn new(shape: &Shape, grid: &Grid) -> SplitLayout {
+        let slots = schedule::max_slots(shape, grid.partitions);
+        let rows = slots as u64 * (shape.s_q * shape.h_q) as u64;
+        let lse = align(rows * D_V as u64 * 4);
+        SplitLayout { slots, out: 0, lse, size: align(lse + rows * 4) }
+    }
+}
+
+/// Bytes that suffice for a plan of every `b` and `s_q` up to the shape's.
+pub fn plan_size(shape: &Shape, multiprocessors: i64) -> u64 {
+    if shape.is_empty() {
+        return 0;
+    }
+    let grid = Grid::new(&Shape { s_q: 1, ..*shape }, multiprocessors);
+    PlanLayout::new(shape.b, grid.partitions).size
+}
+
+/// Bytes that suffice for every `b`, `s_q` and `max_blocks_per_seq` up to the shape's: fewer query
+/// tokens leave more multiprocessors to split over, so the largest need is not at the largest `s_q`.
+pub fn workspace_size(shape: &Shape, multiprocessors: i64) -> u64 {
+    if shape.is_empty() {
+        return 0;
+    }
+    let size = |s_q: i64| {
+        let shape = Shape { s_q, ..*shape };
+        SplitLayout::new(&shape, &Grid::new(&shape, multiprocessors)).size
+    };
+    // Batch-invariant needs only grow; otherwise nothing is split once one partition is left, and
+    // within a number of row blocks the largest s_q needs most.
+    let mut largest = size(shape.s_q);
+    for row_blocks in 1..=multiprocessors {
+        let s_q = row_blocks * BLOCK_ROWS / shape.group();
+        if s_q >= 1 && s_q <= shape.s_q {
+            largest = largest.max(size(s_q));
+        }
+    }
+    // The first s_q, where a group alone takes several row blocks.
+    if ceil_div(shape.group(), BLOCK_ROWS) > 1 {
+        largest = largest.max(size(1));
+    }
+    largest
+}
+
+fn align(x: u64) -> u64 {
+    x.div_ceil(ALIGN) * ALIGN
+}
