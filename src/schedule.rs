@@ -19,6 +19,8 @@ pub const BLOCK_ROWS: i64 = 64;
 pub const REQUEST_COST: i64 = 4;
 /// A cut that would leave fewer tiles than this on one side moves to the request's border.
 pub const MIN_PIECE_TILES: i64 = 2;
+/// Shorter stretches than this leave partitions idle: pieces cost more to combine than they save.
+pub const MIN_STRETCH: i64 = 4;
 /// Batch-invariant plans: tiles of a piece, at least, and pieces of a request, at most.
 pub const INVARIANT_PIECE_TILES: i64 = 32;
 pub const INVARIANT_MAX_PIECES: i64 = 16;
@@ -110,7 +112,7 @@ pub fn plan(shape: &Shape, partitions: i64, lens: &[i32]) -> Plan {
     }
     start.push(line);
 
-    let stretch = ceil_div(line, partitions).max(1);
+    let stretch = ceil_div(line, partitions).max(MIN_STRETCH);
     let mut borders = Vec::with_capacity(partitions as usize + 1);
     for p in 0..=partitions {
         borders.push(border(shape, &start, &tiles, p * stretch, piece_tiles));

@@ -1,10 +1,78 @@
-//! Dense decode on the GPU.
+//! Dense decode on the GPU: the plan, then the attention of every piece of work, then the
+//! combination of the requests that were split.
 
+use super::driver::Handle;
+use super::launch::Launch;
+use super::library::Loader;
+use super::params::{CombineParams, DenseDecodeParams, Divisor, PlanParams};
+use super::tensor_map::{TensorMap, Tiled};
 use super::GpuDevice;
-use crate::problem::dense_decode::{DenseDecode, Shape};
+use crate::problem::dense_decode::{DenseDecode, Dtype, Shape, D_V};
 use crate::problem::tensor::Tensor;
-use crate::schedule::Grid;
+use crate::schedule::{ceil_div, Grid, BLOCK_ROWS, TILE_TOKENS};
 use crate::status::Result;
+use crate::workspace::{PlanLayout, SplitLayout};
+use std::ffi::{c_void, CStr};
+use std::ptr;
+
+/// Threads of a block, as the kernels are compiled.
+const PLAN_THREADS: u32 = 1024;
+const DECODE_THREADS: u32 = 384;
+const COMBINE_THREADS: u32 = 256;
+/// A warp combines one row.
+const COMBINE_ROWS: i64 = COMBINE_THREADS as i64 / 32;
+/// Dynamic shared memory of the attention kernels: all that a block can have.
+const SM90_SMEM_BYTES: u32 = 232448;
+/// Column tiles that one copy takes of a whole tile of the cache.
+const KV_BOX_TILES: u32 = 4;
+
+const PLAN: &CStr = c"flashmla_plan";
+/// By `decode_index`.
+const DECODE: [&CStr; 8] = [
+    c"flashmla_sm90_dense_decode_bf16_576_c1",
+    c"flashmla_sm90_dense_decode_bf16_576_c2",
+    c"flashmla_sm90_dense_decode_bf16_512_c1",
+    c"flashmla_sm90_dense_decode_bf16_512_c2",
+    c"flashmla_sm90_dense_decode_fp16_576_c1",
+    c"flashmla_sm90_dense_decode_fp16_576_c2",
+    c"flashmla_sm90_dense_decode_fp16_512_c1",
+    c"flashmla_sm90_dense_decode_fp16_512_c2",
+];
+/// By `combine_index`.
+const COMBINE: [&CStr; 2] = [c"flashmla_combine_bf16", c"flashmla_combine_fp16"];
+
+fn decode_index(shape: &Shape, grid: &Grid) -> usize {
+    combine_index(shape) * 4 + if shape.d_qk == 576 { 0 } else { 2 } + (grid.cluster as usize - 1)
+}
+
+fn combine_index(shape: &Shape) -> usize {
+    match shape.dtype {
+        Dtype::Bf16 => 0,
+        Dtype::Fp16 => 1,
+    }
+}
+
+/// The kernels of this operation.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernels {
+    plan: Handle,
+    decode: [Handle; DECODE.len()],
+    combine: [Handle; COMBINE.len()],
+}
+
+impl Kernels {
+    pub(super) fn load(loader: &Loader) -> Result<Kernels> {
+        let mut kernels =
+            Kernels { plan: loader.kernel(PLAN, 0)?, decode: Default::default(), combine: Default::default() };
+        for (kernel, name) in kernels.decode.iter_mut().zip(DECODE) {
+            *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
+        }
+        for (kernel, name) in kernels.combine.iter_mut().zip(COMBINE) {
+            *kernel = loader.kernel(name, 0)?;
+        }
+        Ok(kernels)
+    }
+}
 
 /// The kernel that a problem gets, and its launch.
 pub struct Selection {
@@ -16,14 +84,279 @@ pub struct Selection {
 impl GpuDevice {
     pub fn dense_decode_kernel(&self, shape: &Shape) -> Result<Selection> {
         let grid = Grid::new(shape, self.multiprocessors());
-        Ok(Selection { name: "", grid, thread_blocks: grid.row_blocks * shape.h_kv * grid.partitions })
+        let name = DECODE[decode_index(shape, &grid)].to_str().unwrap_or_default();
+        let thread_blocks = if shape.is_empty() { 0 } else { thread_blocks(shape, &grid) };
+        Ok(Selection { name, grid, thread_blocks })
     }
 
-    pub fn dense_decode_plan(&self, _shape: &Shape, _lens: &Tensor<1>, _plan: u64, _stream: u64) -> Result<()> {
-        Ok(())
+    /// Writes the plan for the lengths that `lens` holds when the stream gets there.
+    pub fn dense_decode_plan(&self, shape: &Shape, lens: &Tensor<1>, plan: u64, stream: u64) -> Result<()> {
+        if shape.is_empty() {
+            return Ok(());
+        }
+        let grid = Grid::new(shape, self.multiprocessors());
+        let layout = PlanLayout::new(shape.b, grid.partitions);
+        let params = PlanParams {
+            cache_seqlens: lens.addr,
+            cache_seqlens_stride: lens.strides[0],
+            borders: plan + layout.borders,
+            requests: plan + layout.requests,
+            b: shape.b as i32,
+            partitions: grid.partitions as i32,
+            max_tokens: shape.max_tokens() as i32,
+            batch_invariant: shape.batch_invariant as i32,
+        };
+        let launch = Launch {
+            kernel: self.dense_decode.plan,
+            grid: 1,
+            block: PLAN_THREADS,
+            cluster: 1,
+            shared_bytes: 0,
+            overlaps: false,
+        };
+        // SAFETY: what `flashmla_plan` takes.
+        self.with_context(|| unsafe { self.launch(&launch, Handle(stream as usize), [address(&params)]) })
     }
 
-    pub fn dense_decode(&self, _problem: &DenseDecode, _plan: u64, _stream: u64) -> Result<()> {
-        Ok(())
+    /// Computes a problem by a plan made for it, of whose buffer the caller has checked the size.
+    pub fn dense_decode(&self, problem: &DenseDecode, plan: u64, stream: u64) -> Result<()> {
+        let shape = &problem.shape;
+        if shape.is_empty() {
+            return Ok(());
+        }
+        let grid = Grid::new(shape, self.multiprocessors());
+        let split = SplitLayout::new(shape, &grid);
+        problem.check_workspace(split.size)?;
+        let stream = Handle(stream as usize);
+        self.with_context(|| {
+            self.attend(problem, &grid, &split, plan, stream)?;
+            if split.slots > 0 {
+                self.combine(problem, &grid, &split, plan, stream)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn attend(&self, problem: &DenseDecode, grid: &Grid, split: &SplitLayout, plan: u64, stream: Handle) -> Result<()> {
+        let shape = &problem.shape;
+        let layout = PlanLayout::new(shape.b, grid.partitions);
+        let q_box_rows = gcd(shape.group(), BLOCK_ROWS) as u32;
+        let kv_box_tokens = gcd(shape.page_block_size, TILE_TOKENS) as u32;
+        let q = Tiled { name: "q", tensor: &problem.q, dtype: shape.dtype, axes: [2, 1, 0], columns: (0, shape.d_qk) };
+        let q = TensorMap::encode(self.driver, q, q_box_rows, 1)?;
+        let (kv, kv_rope) = match problem.kv_cache.is_empty() {
+            // No request has a token, so that nothing is copied; any map will do.
+            true => (q, q),
+            false => {
+                let latent = Tiled {
+                    name: "kv_cache",
+                    tensor: &problem.kv_cache,
+                    dtype: shape.dtype,
+                    axes: [1, 2, 0],
+                    columns: (0, D_V),
+                };
+                let box_tiles = if kv_box_tokens as i64 == TILE_TOKENS { KV_BOX_TILES } else { 1 };
+                let kv = TensorMap::encode(self.driver, latent, kv_box_tokens, box_tiles)?;
+                let kv_rope = match shape.d_qk - D_V {
+                    0 => kv,
+                    columns => {
+                        let rope = Tiled { columns: (D_V, columns), ..latent };
+                        TensorMap::encode(self.driver, rope, kv_box_tokens, 1)?
+                    }
+                };
+                (kv, kv_rope)
+            }
+        };
+        let group = Divisor::new(shape.group() as u32);
+        let page = Divisor::new(shape.page_block_size as u32);
+        let (lse, lse_strides) = lse(problem);
+        let params = DenseDecodeParams {
+            cache_seqlens: problem.cache_seqlens.addr,
+            cache_seqlens_stride: problem.cache_seqlens.strides[0],
+            block_table: problem.block_table.addr,
+            block_table_strides: problem.block_table.strides,
+            borders: plan + layout.borders,
+            // The borders say it all in a default plan, which saves each block a read.
+            requests: if shape.batch_invariant { plan + layout.requests } else { 0 },
+            out: problem.out.addr,
+            out_strides: outer_strides(&problem.out),
+            lse,
+            lse_strides,
+            split_out: problem.workspace + split.out,
+            split_lse: problem.workspace + split.lse,
+            b: shape.b as i32,
+            s_q: shape.s_q as i32,
+            h_kv: shape.h_kv as i32,
+            group: shape.group() as i32,
+            rows: shape.rows() as i32,
+            row_blocks: grid.row_blocks as i32,
+            partitions: grid.partitions as i32,
+            page_block_size: shape.page_block_size as i32,
+            group_magic: group.magic,
+            group_shift: group.shift,
+            page_magic: page.magic,
+            page_shift: page.shift,
+            max_tokens: shape.max_tokens() as i32,
+            q_box_rows: q_box_rows as i32,
+            kv_box_tokens: kv_box_tokens as i32,
+            causal: shape.causal as i32,
+            lse_empty_pos_inf: shape.lse_empty_pos_inf as i32,
+            scale_log2: (problem.softmax_scale as f64 * std::f64::consts::LOG2_E) as f32,
+        };
+        let launch = Launch {
+            kernel: self.dense_decode.decode[decode_index(shape, grid)],
+            // Fits: see `thread_blocks`.
+            grid: thread_blocks(shape, grid) as u32,
+            block: DECODE_THREADS,
+            cluster: grid.cluster as u32,
+            shared_bytes: SM90_SMEM_BYTES,
+            overlaps: true,
+        };
+        // SAFETY: what the attention kernels take.
+        unsafe { self.launch(&launch, stream, [address(&q), address(&kv), address(&kv_rope), address(&params)]) }
+    }
+
+    fn combine(
+        &self,
+        problem: &DenseDecode,
+        grid: &Grid,
+        split: &SplitLayout,
+        plan: u64,
+        stream: Handle,
+    ) -> Result<()> {
+        let shape = &problem.shape;
+        let layout = PlanLayout::new(shape.b, grid.partitions);
+        let (lse, lse_strides) = lse(problem);
+        let params = CombineParams {
+            cache_seqlens: problem.cache_seqlens.addr,
+            cache_seqlens_stride: problem.cache_seqlens.strides[0],
+            borders: plan + layout.borders,
+            requests: plan + layout.requests,
+            out: problem.out.addr,
+            out_strides: outer_strides(&problem.out),
+            lse,
+            lse_strides,
+            split_out: problem.workspace + split.out,
+            split_lse: problem.workspace + split.lse,
+            b: shape.b as i32,
+            h_kv: shape.h_kv as i32,
+            group: shape.group() as i32,
+            rows: shape.rows() as i32,
+            partitions: grid.partitions as i32,
+            max_tokens: shape.max_tokens() as i32,
+            batch_invariant: shape.batch_invariant as i32,
+            lse_empty_pos_inf: shape.lse_empty_pos_inf as i32,
+        };
+        let launch = Launch {
+            kernel: self.dense_decode.combine[combine_index(shape)],
+            grid: combine_blocks(shape, grid) as u32,
+            block: COMBINE_THREADS,
+            cluster: 1,
+            shared_bytes: 0,
+            overlaps: true,
+        };
+        // SAFETY: what the combine kernels take.
+        unsafe { self.launch(&launch, stream, [address(&params)]) }
+    }
+}
+
+/// Row blocks, KV heads and partitions, the row block running fastest.
+///
+/// At most the multiprocessors, or with one partition no more than the query rows of a request, of
+/// which a checked shape with a request has less than 2^31.
+fn thread_blocks(shape: &Shape, grid: &Grid) -> i64 {
+    grid.row_blocks * shape.h_kv * grid.partitions
+}
+
+/// A default plan combines at each cut, a batch-invariant one each request. There are no more blocks
+/// than query rows of the batch in the latter, and in the former few rows where there are cuts.
+fn combine_blocks(shape: &Shape, grid: &Grid) -> i64 {
+    let units = if shape.batch_invariant { shape.b } else { grid.partitions - 1 };
+    units * ceil_div(shape.h_kv * shape.rows(), COMBINE_ROWS)
+}
+
+/// Strides of request, token and head.
+fn outer_strides(out: &Tensor<4>) -> [i64; 3] {
+    [out.strides[0], out.strides[1], out.strides[2]]
+}
+
+fn lse(problem: &DenseDecode) -> (u64, [i64; 3]) {
+    problem.lse.map_or((0, [0; 3]), |lse| (lse.addr, lse.strides))
+}
+
+fn address<T>(value: &T) -> *const c_void {
+    ptr::from_ref(value).cast()
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 {
+        a
+    } else {
+        gcd(b, a % b)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::tensor_map::TILE_COLUMNS;
+    use crate::problem::dense_decode::{Raw, MAX_SIZE};
+
+    /// The value of `constexpr int NAME = VALUE;` in a kernel's source.
+    fn constant(source: &str, name: &str) -> i64 {
+        let (_, rest) = source.split_once(&format!("constexpr int {name} = ")).expect(name);
+        rest.split(';').next().unwrap().parse().expect(name)
+    }
+
+    #[test]
+    fn launches_fit_the_kernels() {
+        let config = include_str!("../../cuda/sm90/dense_decode/config.cuh");
+        assert_eq!(constant(config, "kThreads"), DECODE_THREADS as i64);
+        assert_eq!(constant(config, "kRows"), BLOCK_ROWS);
+        assert_eq!(constant(config, "kTokens"), TILE_TOKENS);
+        assert_eq!(constant(config, "kColumnTile"), TILE_COLUMNS);
+        let groups = constant(config, "kBarriersPerStage");
+        assert_eq!(groups * KV_BOX_TILES as i64 * TILE_COLUMNS, D_V);
+        assert_eq!(constant(include_str!("../../cuda/any/plan.cu"), "kThreads"), PLAN_THREADS as i64);
+        assert_eq!(constant(include_str!("../../cuda/any/combine.cuh"), "kCombineWarps"), COMBINE_ROWS);
+        // The kernel asserts its need against the same number.
+        let work = include_str!("../../cuda/sm90/dense_decode/work.cuh");
+        assert!(work.contains(&format!("static_assert(kSharedBytes <= {SM90_SMEM_BYTES}")));
+    }
+
+    /// The largest sizes that pass the checks give grids that the driver takes.
+    #[test]
+    fn grids_fit_31_bits() {
+        let sizes = [1, 2, 3, 63, 64, 65, 128, 1000, 46340, 65536, 1 << 20, 1 << 30, MAX_SIZE];
+        let mut checked = 0;
+        for b in sizes {
+            for s_q in sizes {
+                for h_kv in sizes {
+                    for group in sizes {
+                        for flags in [0, crate::problem::dense_decode::FLAG_BATCH_INVARIANT] {
+                            let raw = Raw {
+                                flags,
+                                b,
+                                s_q,
+                                h_q: h_kv * group,
+                                h_kv,
+                                d_qk: 576,
+                                num_blocks: 1,
+                                page_block_size: 64,
+                                max_blocks_per_seq: 1 << 20,
+                                ..Default::default()
+                            };
+                            let Ok(shape) = Shape::check(&raw) else { continue };
+                            let grid = Grid::new(&shape, 132);
+                            assert!((1..=MAX_SIZE).contains(&thread_blocks(&shape, &grid)), "{shape:?}");
+                            assert_eq!(thread_blocks(&shape, &grid) % grid.cluster, 0, "{shape:?}");
+                            assert!((0..=MAX_SIZE).contains(&combine_blocks(&shape, &grid)), "{shape:?}");
+                            checked += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(checked > 500, "{checked} shapes were accepted");
     }
 }

@@ -1,6 +1,6 @@
 //! Parameter structs of the kernels, passed by value. `build.rs` generates their C++ twins
 //! (`flashmla_params.h`) from this file, with the sizes and offsets asserted there. Allowed here:
-//! `pub struct Name { ... }` with members of type u64 (a device address in C++: `uint64_t`),
+//! plain structs with public members of type u64 (a device address in C++: `uint64_t`),
 //! i64, i32, u32, f32 and arrays of these, ordered so that no padding arises.
 
 /// `cuda/any/plan.cu`
@@ -30,7 +30,7 @@ pub struct DenseDecodeParams {
     pub cache_seqlens_stride: i64,
     pub block_table: u64,
     pub block_table_strides: [i64; 2],
-    /// The plan.
+    /// The plan; `requests` is 0 unless it is batch-invariant, others say nothing there.
     pub borders: u64,
     pub requests: u64,
     /// BF16 or FP16; strides of request, token, head.
@@ -53,11 +53,16 @@ pub struct DenseDecodeParams {
     pub row_blocks: i32,
     pub partitions: i32,
     pub page_block_size: i32,
+    /// Divisions by `group` and `page_block_size`, see `Divisor`.
+    pub group_magic: u32,
+    pub group_shift: u32,
+    pub page_magic: u32,
+    pub page_shift: u32,
     /// Lengths are clamped to this.
     pub max_tokens: i32,
     /// Rows of one copy of Q: divides 64 and `group`.
     pub q_box_rows: i32,
-    /// Tokens of one copy of the cache: divides 64 / cluster and `page_block_size`.
+    /// Tokens of one copy of the cache: divides 64 and `page_block_size`.
     pub kv_box_tokens: i32,
     pub causal: i32,
     pub lse_empty_pos_inf: i32,
@@ -88,3 +93,23 @@ pub struct CombineParams {
     pub batch_invariant: i32,
     pub lse_empty_pos_inf: i32,
 }
+
+/// What a kernel needs to divide by a number that the host knows (`cuda/common/divide.cuh`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Divisor {
+    pub magic: u32,
+    pub shift: u32,
+}
+
+impl Divisor {
+    /// `divisor` is at least 1 and below 2^31.
+    pub fn new(divisor: u32) -> Divisor {
+        let shift = 31 + (u32::BITS - (divisor - 1).leading_zeros());
+        // 2^shift / divisor lies in [2^31, 2^32), rounded up it may reach neither end.
+        let magic = (1u64 << shift).div_ceil(divisor as u64);
+        Divisor { magic: magic as u32, shift }
+    }
+}
+
+// Sizes and offsets of the C++ twins.
+include!(concat!(env!("OUT_DIR"), "/params_check.rs"));

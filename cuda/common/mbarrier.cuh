@@ -1,0 +1,64 @@
+// Shared-memory transaction barriers (mbarrier), one PTX instruction a function.
+#pragma once
+#include <cstdint>
+
+namespace flashmla {
+
+__device__ __forceinline__ uint32_t smem_address(const void* pointer) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// The same, kept in a register: left to itself the compiler computes it anew at each use, which costs more
+// than a register does.
+__device__ __forceinline__ uint32_t smem_base(const void* pointer) {
+    uint32_t base;
+    asm volatile("mov.u32 %0, %1;" : "=r"(base) : "r"(smem_address(pointer)));
+    return base;
+}
+
+__device__ __forceinline__ void mbarrier_init(uint32_t barrier, uint32_t arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
+}
+
+// Makes initialised barriers visible to the other blocks of the cluster and to the copy engine.
+__device__ __forceinline__ void fence_mbarrier_init() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ __forceinline__ void mbarrier_arrive(uint32_t barrier, uint32_t count = 1) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+
+// `barrier` is an address in the shared window of the cluster (see map_to_rank). The release is that of
+// the default scope: it orders what this block did with its own shared memory. Of cluster scope it would
+// cost a fence of all memory (MEMBAR.ALL.GPU), and at the wait an invalidation of L1 (CCTL.IVALL).
+__device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier, uint32_t count = 1) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0], %1;" ::"r"(barrier), "r"(count)
+                 : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_arrive_expect_tx(uint32_t barrier, uint32_t bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+}
+
+// Waits until the phase of the given parity has completed.
+__device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n"
+        "}\n" ::"r"(barrier),
+        "r"(parity)
+        : "memory");
+}
+
+// Orders this thread's ordinary shared-memory accesses before later ones of the copy engine and
+// the matrix units (after a barrier that the writers pass).
+__device__ __forceinline__ void fence_proxy_async() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+}  // namespace flashmla

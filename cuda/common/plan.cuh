@@ -1,0 +1,41 @@
+// The plan of a split-KV decode as the kernels read it. src/schedule.rs defines it, and says why.
+#pragma once
+#include <cstdint>
+
+namespace flashmla {
+
+constexpr int kTileTokens = 64;
+constexpr int kRequestCost = 4;
+constexpr int kMinPieceTiles = 2;
+constexpr int kMinStretch = 4;
+constexpr int kInvariantPieceTiles = 32;
+constexpr int kInvariantMaxPieces = 16;
+constexpr int kMaxPartitions = 1024;
+
+// The start of a stretch: a tile of a request.
+struct alignas(8) Border {
+    int request, tile;
+};
+
+__device__ __forceinline__ bool operator<(Border a, Border b) {
+    return a.request < b.request || (a.request == b.request && a.tile < b.tile);
+}
+
+struct alignas(16) RequestPlan {
+    int first_partition, last_partition;
+    // Batch-invariant plans: slot of the first piece and tiles of a piece, 0 for a whole request.
+    int slot_base, piece_tiles;
+};
+
+__device__ __forceinline__ int clamp_tokens(int tokens, int max_tokens) { return min(max(tokens, 0), max_tokens); }
+
+__device__ __forceinline__ int tiles_of(int tokens) { return (tokens + kTileTokens - 1) / kTileTokens; }
+
+// Accumulator of the piece of a split request that begins at `tile` in `partition`.
+__device__ __forceinline__ int slot_of(RequestPlan plan, int b, int partitions, int request, int partition, int tile) {
+    if (plan.piece_tiles > 0) return plan.slot_base + tile / plan.piece_tiles;
+    if (tile > 0) return partition - 1;
+    return partitions - 1 + (b < partitions ? request : partition);
+}
+
+}  // namespace flashmla

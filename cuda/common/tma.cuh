@@ -1,0 +1,51 @@
+// The bulk tensor copy engine (TMA).
+#pragma once
+#include <cstdint>
+
+namespace flashmla {
+
+// Laid out by the driver (cuTensorMapEncodeTiled), passed as a __grid_constant__ parameter.
+struct alignas(64) TensorMap {
+    uint64_t opaque[16];
+};
+
+__device__ __forceinline__ void prefetch_tensor_map(const TensorMap* map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// Copies a box at the given coordinates (innermost first) to shared memory; its bytes count on
+// `barrier`. What lies outside the tensor arrives as zeros, and counts.
+__device__ __forceinline__ void tma_load_5d(uint32_t to, const TensorMap* map, uint32_t barrier, int x0, int x1,
+                                            int x2, int x3, int x4) {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], "
+        "[%2];" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(x0), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
+        : "memory");
+}
+
+// The same into every block of the cluster whose bit is set in `ranks`, at the same offsets, on
+// each one's own barrier.
+__device__ __forceinline__ void tma_load_5d_multicast(uint32_t to, const TensorMap* map, uint32_t barrier,
+                                                      uint16_t ranks, int x0, int x1, int x2, int x3, int x4) {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+        "[%1, {%4, %5, %6, %7, %8}], [%2], %3;" ::"r"(to),
+        "l"(map), "r"(barrier), "h"(ranks), "r"(x0), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
+        : "memory");
+}
+
+// True in one thread of a converged warp; the compiler knows that it is one.
+__device__ __forceinline__ bool elect_one() {
+    uint32_t elected;
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "elect.sync _|p, 0xffffffff;\n"
+        "selp.b32 %0, 1, 0, p;\n"
+        "}\n"
+        : "=r"(elected));
+    return elected;
+}
+
+}  // namespace flashmla

@@ -1,0 +1,218 @@
+// The copies of Q and K, issued by the output warps between their products: they learn when a stage becomes
+// free, and have time while the scores of the next tile are made.
+//
+// The ring carries, piece after piece, Q's latent part and then the latent part of every K tile. The four
+// warps of the left half share the work of an item; they issue the one that lies kStages further as soon as
+// an item is done with, into its stage, over the end of a piece too. What does not fit the ring has one
+// buffer each, filled by the right half when the products of the tile or piece before are done with it:
+// K's rotary part (warp 0) and Q's tail (warp 1).
+#pragma once
+#include "common/cluster.cuh"
+#include "common/divide.cuh"
+#include "common/mbarrier.cuh"
+#include "common/tma.cuh"
+#include "sm90/dense_decode/work.cuh"
+
+namespace flashmla::sm90::dense_decode {
+
+// Q as (column of a tile, head, column tile, token, request), a box being one column tile; the cache as
+// (column of a tile, token of a page, column tile, KV head, page), its latent and its rotary part, a box of
+// the former being kTilesPerBarrier column tiles if it has all tokens of a tile, else one.
+struct Maps {
+    const TensorMap *q, *kv, *kv_rope;
+};
+
+// Where a box of tokens lies in the cache.
+struct PagedRow {
+    int page, offset;
+};
+
+// Looks a token up in the block table. Tokens past the length are not looked up: page -1 lies outside the
+// tensor, as does every wrong entry of the block table, and arrives as zeros.
+__device__ __forceinline__ PagedRow locate(const DenseDecodeParams& p, const Piece& piece, int token) {
+    if (token >= piece.tokens) return {-1, 0};
+    const int entry = divide(token, p.page_magic, p.page_shift);
+    const int* table = reinterpret_cast<const int*>(p.block_table) + piece.request * p.block_table_strides[0];
+    return {table[entry * p.block_table_strides[1]], token - entry * p.page_block_size};
+}
+
+// One box of a K tile, from column tile `column` on. In a cluster it goes to both blocks.
+template <int kCluster>
+__device__ __forceinline__ void copy_k(const TensorMap* map, PagedRow at, int kv_head, int column, uint32_t to,
+                                       uint32_t barrier) {
+    if constexpr (kCluster == 2) {
+        tma_load_5d_multicast(to, map, barrier, 3, 0, at.offset, column, kv_head, at.page);
+    } else {
+        tma_load_5d(to, map, barrier, 0, at.offset, column, kv_head, at.page);
+    }
+}
+
+// A column tile of Q. Rows are (token, head of the group); a box lies within one token, and a token past the
+// last one arrives as zeros, as does a column tile past the last one.
+__device__ __forceinline__ void copy_q(const DenseDecodeParams& p, const TensorMap* map, const Place& place, int request,
+                                       int column, uint32_t to, uint32_t barrier) {
+#pragma unroll 1
+    for (int first = 0; first < kRows; first += p.q_box_rows) {
+        const int row = place.row_block * kRows + first;
+        const int token = divide(row, p.group_magic, p.group_shift), head = place.kv_head * p.group + row - token * p.group;
+        tma_load_5d(to + first * 128, map, barrier, 0, head, column, token, request);
+    }
+}
+
+// The ring, as the left output warps fill it.
+template <int kCluster>
+class RingLoader {
+  public:
+    __device__ __forceinline__ RingLoader(const DenseDecodeParams& p, const Maps& maps, const Place& place,
+                                          uint32_t shared)
+        : p_(p), maps_(maps), place_(place), shared_(shared), pieces_(p, place.partition) {
+        piece_.tile_end = tile_ = 0;
+    }
+
+    // The item at hand, into the stage of one that is done with: when every reader in the cluster has arrived
+    // on its barrier, in the phase in which it was read.
+    __device__ __forceinline__ void issue(const Ring& ring) {
+        if (tile_ >= piece_.tile_end) return;
+        const uint32_t stage = FLASHMLA_SHARED(shared_, stage) + ring.stage * kStageBytes;
+        const uint32_t full = FLASHMLA_SHARED(shared_, stage_full) + ring.stage * (kBarriersPerStage * 8);
+        mbarrier_wait(FLASHMLA_SHARED(shared_, stage_empty) + ring.stage * 8, ring.phase);
+        const int warp = threadIdx.x / 32 % 4;
+        if (warp == 0 && elect_one()) {
+#pragma unroll
+            for (int g = 0; g < kBarriersPerStage; ++g) mbarrier_arrive_expect_tx(full + g * 8, kGroupBytes);
+        }
+        if (tile_ >= piece_.tile_begin) {
+            if (p_.kv_box_tokens == kTokens) {
+                // In a cluster each block copies one group of columns, into both.
+                const int group = kCluster == 2 ? cluster_rank() : warp;
+                if ((kCluster == 2 ? warp == 0 : warp < kBarriersPerStage) && elect_one())
+                    copy_k<kCluster>(maps_.kv, next_, place_.kv_head, group * kTilesPerBarrier,
+                                     stage + group * kGroupBytes, full + group * 8);
+            } else {
+                copy_small_boxes(stage, full, warp);
+            }
+        } else if (elect_one()) {
+#pragma unroll 1
+            for (int c = warp * 2; c < warp * 2 + 2; ++c)
+                copy_q(p_, maps_.q, place_, piece_.request, c, stage + c * kTileBytes, full + c / kTilesPerBarrier * 8);
+        }
+        __syncwarp();
+    }
+
+    // Goes on to the next item. Apart from issue(), so that it runs, and the block table is read, while a
+    // product does.
+    __device__ __forceinline__ void advance() {
+        if (++tile_ >= piece_.tile_end) next_piece();
+        if (tile_ >= piece_.tile_begin && tile_ < piece_.tile_end) next_ = locate(p_, piece_, tile_ * kTokens);
+    }
+
+  private:
+    static constexpr int kGroupBytes = kTilesPerBarrier * kTileBytes;
+
+    // Pages of fewer than 64 tokens: lanes look the boxes up, warps take column tiles in turn.
+    __device__ __forceinline__ void copy_small_boxes(uint32_t stage, uint32_t full, int warp) {
+        const int lane = threadIdx.x % 32, size = p_.kv_box_tokens;
+        const int first_column = kCluster == 2 ? cluster_rank() * kTilesPerBarrier : 0;
+#pragma unroll 1
+        for (int first = 0; first < kTokens; first += 32 * size) {
+            const PagedRow mine = locate(p_, piece_, tile_ * kTokens + min(first + lane * size, kTokens - 1));
+#pragma unroll 1
+            for (int token = first; token < min(first + 32 * size, kTokens); token += size) {
+                const int from = (token - first) / size;
+                const PagedRow at = {__shfl_sync(~0u, mine.page, from), __shfl_sync(~0u, mine.offset, from)};
+                if (elect_one()) {
+#pragma unroll 1
+                    for (int c = first_column + warp; c < first_column + kColumnTiles / kCluster; c += 4)
+                        copy_k<kCluster>(maps_.kv, at, place_.kv_head, c, stage + c * kTileBytes + token * 128,
+                                         full + c / kTilesPerBarrier * 8);
+                }
+                __syncwarp();
+            }
+        }
+    }
+
+    // Finds the next piece that has tiles. Its first item is Q, numbered one before its first tile; at the
+    // end of the work a piece remains whose items are all behind.
+    __device__ __forceinline__ void next_piece() {
+        do {
+            if (!pieces_.next(p_, piece_)) {
+                piece_.tile_begin = piece_.tile_end = tile_ = 0;
+                return;
+            }
+        } while (piece_.tile_begin == piece_.tile_end);
+        tile_ = piece_.tile_begin - 1;
+    }
+
+    const DenseDecodeParams& p_;
+    const Maps maps_;
+    const Place place_;
+    const uint32_t shared_;
+    Pieces pieces_;
+    Piece piece_;    // of the item at hand
+    int tile_;       // of the item at hand; tile_begin - 1 stands for Q
+    PagedRow next_;  // where its tile begins
+};
+
+// What does not pass through the ring, as the right output warps fill it.
+template <int kCluster>
+class TailLoader {
+  public:
+    __device__ __forceinline__ TailLoader(const DenseDecodeParams& p, const Maps& maps, const Place& place,
+                                          uint32_t shared)
+        : p_(p), maps_(maps), place_(place), shared_(shared) {}
+
+    // Q's column tiles for which there are no registers, for a piece that begins.
+    __device__ __forceinline__ void q_tail(const Piece& piece) {
+        mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_empty), phase_ ^ 1);
+        phase_ ^= 1;
+        const uint32_t barrier = FLASHMLA_SHARED(shared_, q_tail_full);
+        if (elect_one()) {
+            mbarrier_arrive_expect_tx(barrier, 2 * kTileBytes);
+#pragma unroll 1
+            for (int i = 0; i < 2; ++i)
+                copy_q(p_, maps_.q, place_, piece.request, kRegisterTiles + i,
+                       FLASHMLA_SHARED(shared_, q_tail) + i * kTileBytes, barrier);
+        }
+        __syncwarp();
+    }
+
+    // Looks up the rotary part of a tile ahead of its use.
+    __device__ __forceinline__ void fetch_k_rope(const Piece& piece, int tile) {
+        next_ = locate(p_, piece, tile * kTokens + threadIdx.x % 32 * p_.kv_box_tokens % kTokens);
+    }
+
+    // The rotary part that was looked up. In a cluster the blocks take turns, each copying into both.
+    __device__ __forceinline__ void k_rope(const Piece& piece, int tile) {
+        mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_empty), phase_ ^ 1);
+        phase_ ^= 1;
+        const uint32_t barrier = FLASHMLA_SHARED(shared_, k_rope_full);
+        if (elect_one()) mbarrier_arrive_expect_tx(barrier, kTileBytes);
+        __syncwarp();
+        if (kCluster == 2 && (tile & 1) != cluster_rank()) return;
+        const uint32_t to = FLASHMLA_SHARED(shared_, k_rope);
+        if (p_.kv_box_tokens == kTokens) {
+            if (elect_one()) copy_k<kCluster>(maps_.kv_rope, next_, place_.kv_head, 0, to, barrier);
+            __syncwarp();
+            return;
+        }
+#pragma unroll 1
+        for (int token = 0; token < kTokens; token += p_.kv_box_tokens) {
+            const int box = token / p_.kv_box_tokens;
+            if (box == 32)  // pages of a single token are more than the lanes
+                next_ = locate(p_, piece, tile * kTokens + 32 + threadIdx.x % 32);
+            const PagedRow at = {__shfl_sync(~0u, next_.page, box), __shfl_sync(~0u, next_.offset, box)};
+            if (elect_one()) copy_k<kCluster>(maps_.kv_rope, at, place_.kv_head, 0, to + token * 128, barrier);
+            __syncwarp();
+        }
+    }
+
+  private:
+    const DenseDecodeParams& p_;
+    const Maps maps_;
+    const Place place_;
+    const uint32_t shared_;
+    PagedRow next_;
+    uint32_t phase_ = 0;  // a warp fills one of the buffers only
+};
+
+}  // namespace flashmla::sm90::dense_decode

@@ -1,0 +1,194 @@
+// The output warps: O = O * rescale + P V for one half of the columns, and the store of O. Between
+// the products these warps issue the copies (load.cuh).
+#pragma once
+#include "common/cluster.cuh"
+#include "common/mbarrier.cuh"
+#include "common/wgmma.cuh"
+#include "sm90/dense_decode/load.cuh"
+#include "sm90/dense_decode/work.cuh"
+#include <type_traits>
+
+namespace flashmla::sm90::dense_decode {
+
+// `kLeft`: columns 0 .. 255, or the others.
+template <class T, int kHeadDim, int kCluster, bool kLeft>
+class Output {
+  public:
+    __device__ __forceinline__ Output(const DenseDecodeParams& p, const Maps& maps, Shared& s)
+        : p_(p), s_(s), shared_(smem_base(&s)), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32 % 4), place_(p),
+          loader_(p, maps, place_, shared_) {}
+
+    __device__ __forceinline__ void run() {
+        Pieces pieces(p_, place_.partition);
+        Piece piece;
+        // Before the first piece there is none, but its loads are issued, as they are for every other one.
+        bool any = false, more;
+        do {
+            // Not left to the first product: a dead accumulator frees its registers for the store.
+            float acc[128];
+#pragma unroll
+            for (int i = 0; i < 128; ++i) acc[i] = 0.f;
+            if (any && piece.tile_begin < piece.tile_end) {
+                fill_ring();
+                load_k_rope(piece, piece.tile_begin + 1);
+                ring_.advance();
+                for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) product(acc, piece, tile);
+            }
+            Piece next;
+            more = pieces.next(p_, next);
+            // Before the output is stored, so that the scores of the next piece need not wait for that.
+            if (more && next.tile_begin < next.tile_end) load_tail(next);
+            if (any) finish(acc, piece);
+            piece = next;
+            any = true;
+        } while (more);
+    }
+
+  private:
+    static constexpr bool kRope = kHeadDim > kLatent;
+    static constexpr int kColumns = kLatent / 2;
+
+    __device__ __forceinline__ int row(int half) const { return warp_ * 16 + half * 8 + lane_ / 4; }
+
+    // At the start of a piece: into the stage through which Q passed; and at the very start into all of them
+    // before that.
+    __device__ __forceinline__ void fill_ring() {
+        if constexpr (kLeft) {
+#pragma unroll 1
+            for (; empty_stages_ >= 0; --empty_stages_) {
+                loader_.advance();
+                loader_.issue(empty_stages_ == 0 ? ring_ : Ring{kStages - empty_stages_, 1});
+            }
+            empty_stages_ = 0;
+        }
+    }
+
+    // What a piece needs besides the ring.
+    __device__ __forceinline__ void load_tail(const Piece& piece) {
+        if constexpr (!kLeft) {
+            if (warp_ == 1) loader_.q_tail(piece);
+        }
+        load_k_rope(piece, piece.tile_begin);
+    }
+
+    __device__ __forceinline__ void load_k_rope(const Piece& piece, int tile) {
+        if constexpr (kRope && !kLeft) {
+            if (warp_ == 0 && tile < piece.tile_end) {
+                loader_.fetch_k_rope(piece, tile);
+                loader_.k_rope(piece, tile);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void product(float (&acc)[128], const Piece& piece, int tile) {
+        // The scores of the next tile are done, nearly, when P of this one comes: the rotary part of the
+        // tile after it may follow.
+        const bool rope = kRope && !kLeft && warp_ == 0 && tile + 2 < piece.tile_end;
+        if constexpr (!kLeft) {
+            if (rope) loader_.fetch_k_rope(piece, tile + 2);
+        }
+        // The scores warps saw this barrier complete; so must who reads the tile. Here, not after P came: from
+        // then on the scores warps wait for this product.
+        static_assert(kBarriersPerStage == 2, "a half of the columns is a group");
+        mbarrier_wait(FLASHMLA_SHARED(shared_, stage_full) + (ring_.stage * 2 + !kLeft) * 8, ring_.phase);
+        const uint64_t p = wgmma_descriptor(FLASHMLA_SHARED(shared_, p), 1024, 0);
+        const uint64_t v = wgmma_descriptor(
+            FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes + !kLeft * (kStageBytes / 2), 1024, kTileBytes);
+        mbarrier_wait(FLASHMLA_SHARED(shared_, p_full), p_phase_);
+        p_phase_ ^= 1;
+        const float r0 = s_.rescale[row(0)], r1 = s_.rescale[row(1)];
+        if (__any_sync(~0u, r0 != 1.f || r1 != 1.f)) {
+#pragma unroll
+            for (int i = 0; i < 128; ++i) acc[i] *= i / 2 % 2 ? r1 : r0;
+        }
+        pin(acc);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_sv<T>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
+        wgmma_commit();
+        if constexpr (kLeft) {
+            loader_.advance();
+        } else {
+            if (rope) loader_.k_rope(piece, tile + 2);
+        }
+        wgmma_wait<0>();
+        pin(acc);
+        if (lane_ == 0) {
+            mbarrier_arrive(FLASHMLA_SHARED(shared_, p_empty));
+            const uint32_t barrier = FLASHMLA_SHARED(shared_, stage_empty) + ring_.stage * 8;
+#pragma unroll
+            for (int rank = 0; rank < kCluster; ++rank) {
+                if constexpr (kCluster == 1) {
+                    mbarrier_arrive(barrier);
+                } else {
+                    mbarrier_arrive_cluster(map_to_rank(barrier, rank));
+                }
+            }
+        }
+        __syncwarp();
+        if constexpr (kLeft) loader_.issue(ring_);
+        ring_.advance();
+    }
+
+    __device__ __forceinline__ void finish(float (&acc)[128], const Piece& piece) {
+        mbarrier_wait(FLASHMLA_SHARED(shared_, final_full), final_phase_);
+        final_phase_ ^= 1;
+        const float f0 = s_.final_scale[row(0)], f1 = s_.final_scale[row(1)];
+        __syncwarp();
+        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_empty));
+        if (piece.whole) {
+            store_row<0>(acc, piece, f0);
+            store_row<1>(acc, piece, f1);
+        } else {
+            store_split_row<0>(acc, piece, f0);
+            store_split_row<1>(acc, piece, f1);
+        }
+    }
+
+    // The four threads of a row exchange their pairs of columns, so that each stores 16 bytes.
+    template <int kHalfRow>
+    __device__ __forceinline__ void store_row(float (&acc)[128], const Piece& piece, float scale) {
+        const int row = place_.row_block * kRows + this->row(kHalfRow);
+        const int t = lane_ % 4;
+        const int token = divide(row, p_.group_magic, p_.group_shift);
+        const int head = place_.kv_head * p_.group + row - token * p_.group;
+        uint16_t* out = reinterpret_cast<uint16_t*>(p_.out) + piece.request * p_.out_strides[0] +
+                        token * p_.out_strides[1] + head * p_.out_strides[2] + !kLeft * kColumns + t * 8;
+#pragma unroll
+        for (int j = 0; j < kColumns / 8; j += 4) {
+            uint32_t x[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int at = (j + i) * 4 + kHalfRow * 2;
+                x[i] = T::pack(acc[at] * scale, acc[at + 1] * scale);
+            }
+            transpose_4x4(x, lane_);
+            if (row < p_.rows) *reinterpret_cast<uint4*>(out + j * 8) = make_uint4(x[0], x[1], x[2], x[3]);
+        }
+    }
+
+    template <int kHalfRow>
+    __device__ __forceinline__ void store_split_row(float (&acc)[128], const Piece& piece, float scale) {
+        const int row = place_.row_block * kRows + this->row(kHalfRow);
+        if (row >= p_.rows) return;
+        const int64_t at = (int64_t(piece.slot) * p_.h_kv + place_.kv_head) * p_.rows + row;
+        float* out = reinterpret_cast<float*>(p_.split_out) + at * kLatent + !kLeft * kColumns + lane_ % 4 * 2;
+#pragma unroll
+        for (int j = 0; j < kColumns / 8; ++j) {
+            const float2 pair = {acc[j * 4 + kHalfRow * 2] * scale, acc[j * 4 + kHalfRow * 2 + 1] * scale};
+            *reinterpret_cast<float2*>(out + j * 8) = pair;
+        }
+    }
+
+    const DenseDecodeParams& p_;
+    Shared& s_;
+    const uint32_t shared_;
+    const int lane_, warp_;
+    const Place place_;
+    std::conditional_t<kLeft, RingLoader<kCluster>, TailLoader<kCluster>> loader_;
+    Ring ring_;
+    int empty_stages_ = kStages;
+    uint32_t p_phase_ = 0, final_phase_ = 0;
+};
+
+}  // namespace flashmla::sm90::dense_decode

@@ -1,0 +1,117 @@
+// The pieces of work of a thread block: what the plan gives its partition.
+#pragma once
+#include "common/divide.cuh"
+#include "common/plan.cuh"
+#include "flashmla_params.h"
+#include "sm90/dense_decode/config.cuh"
+#include <cstddef>
+
+namespace flashmla::sm90::dense_decode {
+
+// Which rows of which KV head a thread block computes, and in which partition.
+struct Place {
+    int row_block, kv_head, partition;
+
+    __device__ __forceinline__ explicit Place(const DenseDecodeParams& p) {
+        int rest = blockIdx.x;
+        row_block = rest % p.row_blocks;
+        rest /= p.row_blocks;
+        kv_head = rest % p.h_kv;
+        partition = rest / p.h_kv;
+    }
+};
+
+// A contiguous run of tiles of one request.
+struct Piece {
+    int request, tokens;
+    int tile_begin, tile_end;
+    bool whole;  // the request is not split: the piece writes the output itself
+    int slot;    // accumulator of a piece of a split request
+};
+
+// Walks the pieces of a partition. Every role walks them alike. A plan that was never written
+// cannot lead outside the tensors: all that is read from it is clamped.
+class Pieces {
+  public:
+    Pieces() = default;
+    __device__ __forceinline__ Pieces(const DenseDecodeParams& p, int partition) : partition_(partition) {
+        const Border* borders = reinterpret_cast<const Border*>(p.borders);
+        Border begin = borders[partition_];
+        end_ = borders[partition_ + 1];
+        request_ = max(begin.request, 0);
+        tile_ = max(begin.tile, 0);
+        end_.request = min(end_.request, p.b);
+        if (active(p)) next_tokens_ = load_tokens(p, request_);
+    }
+
+    __device__ __forceinline__ bool next(const DenseDecodeParams& p, Piece& piece) {
+        if (!active(p)) return false;
+        const int tokens = clamp_tokens(next_tokens_, p.max_tokens);
+        const int tiles = tiles_of(tokens);
+        // Only a batch-invariant plan has something to say here; otherwise there is nothing to fetch.
+        RequestPlan plan = {};
+        if (p.requests != 0) plan = reinterpret_cast<const RequestPlan*>(p.requests)[request_];
+        int stop = request_ == end_.request ? min(end_.tile, tiles) : tiles;
+        if (plan.piece_tiles > 0) stop = min(stop, (tile_ / plan.piece_tiles + 1) * plan.piece_tiles);
+        stop = max(stop, min(tile_, tiles));
+        piece.request = request_;
+        piece.tokens = tokens;
+        piece.tile_begin = min(tile_, tiles);
+        piece.tile_end = stop;
+        piece.whole = tile_ == 0 && stop == tiles;
+        piece.slot = piece.whole ? 0 : slot_of(plan, p.b, p.partitions, request_, partition_, tile_);
+        if (stop >= tiles) {
+            ++request_;
+            tile_ = 0;
+            if (active(p)) next_tokens_ = load_tokens(p, request_);
+        } else {
+            // A damaged plan must not stand still.
+            tile_ = max(stop, tile_ + 1);
+        }
+        return true;
+    }
+
+  private:
+    __device__ __forceinline__ bool active(const DenseDecodeParams& p) const {
+        return request_ < p.b && Border{request_, tile_} < end_;
+    }
+    static __device__ __forceinline__ int load_tokens(const DenseDecodeParams& p, int request) {
+        return reinterpret_cast<const int*>(p.cache_seqlens)[request * p.cache_seqlens_stride];
+    }
+
+    int partition_;
+    int request_, tile_;
+    int next_tokens_;  // fetched a piece ahead
+    Border end_;
+};
+
+// How many keys a query row sees, counted from the first.
+__device__ __forceinline__ int visible_tokens(const DenseDecodeParams& p, int tokens, int row) {
+    return p.causal ? min(tokens, tokens - p.s_q + 1 + divide(row, p.group_magic, p.group_shift)) : tokens;
+}
+
+struct Shared {
+    // Latent parts of K tiles in a ring; Q's latent part passes through it, too.
+    alignas(1024) uint8_t stage[kStages][kStageBytes];
+    alignas(1024) uint8_t k_rope[kTileBytes];
+    // The column tiles of Q for which there are no registers.
+    alignas(1024) uint8_t q_tail[2][kTileBytes];
+    alignas(1024) uint8_t p[kTileBytes];
+    // What the output rows are multiplied by before P V is added, and at the end of a piece.
+    float rescale[kRows];
+    float final_scale[kRows];
+    uint64_t stage_full[kStages][kBarriersPerStage];
+    uint64_t stage_empty[kStages];
+    uint64_t k_rope_full, k_rope_empty;
+    uint64_t q_tail_full, q_tail_empty;
+    uint64_t p_full, p_empty;
+    uint64_t final_full, final_empty;
+};
+
+constexpr int kSharedBytes = sizeof(Shared);
+static_assert(kSharedBytes <= 232448, "more than a thread block can have");
+
+// Address of a member of Shared, given that of the struct.
+#define FLASHMLA_SHARED(base, member) ((base) + uint32_t(offsetof(Shared, member)))
+
+}  // namespace flashmla::sm90::dense_decode

@@ -1,0 +1,140 @@
+//! What a process makes once and keeps as long as it lives: the embedded kernels as libraries of
+//! the driver, and for each device its primary context and its kernels' attributes.
+//!
+//! All of it is made under one lock, by `flashmla_create` alone. What an attempt achieved before
+//! it failed is kept, so that the next one goes on from there and nothing is made twice.
+
+use super::dense_decode;
+use super::driver::{call, Driver, Handle, CUDA_ERROR_NOT_FOUND};
+use super::kernels;
+use super::launch::with_context;
+use crate::err;
+use crate::status::Result;
+use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+use std::ffi::{c_int, CStr};
+use std::ptr;
+use std::sync::{Mutex, PoisonError};
+
+/// A device on which kernels can be launched.
+#[derive(Debug, Clone, Copy)]
+pub struct Ready {
+    /// The primary context, retained and never released.
+    pub context: Handle,
+    pub dense_decode: dense_decode::Kernels,
+}
+
+struct Process {
+    /// One for each fatbin, in the table's order. Independent of contexts and devices.
+    libraries: Vec<Handle>,
+    contexts: Vec<(c_int, Handle)>,
+    devices: Vec<(c_int, Ready)>,
+}
+
+static PROCESS: Mutex<Process> =
+    Mutex::new(Process { libraries: Vec::new(), contexts: Vec::new(), devices: Vec::new() });
+
+/// Makes a device ready, or finds that it is.
+pub fn make_ready(driver: &Driver, device: c_int) -> Result<Ready> {
+    // Every change is one push, so a panic elsewhere cannot have left it half done.
+    let mut process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, ready)) = process.devices.iter().find(|(d, _)| *d == device) {
+        return Ok(*ready);
+    }
+    let context = process.context(driver, device)?;
+    process.load_libraries(driver)?;
+    let loader = Loader { driver, device, libraries: &process.libraries };
+    // Loading a kernel for a context needs that context to be current.
+    let dense_decode = with_context(driver, device, context, || dense_decode::Kernels::load(&loader))?;
+    let ready = Ready { context, dense_decode };
+    process.devices.push((device, ready));
+    Ok(ready)
+}
+
+impl Process {
+    fn context(&mut self, driver: &Driver, device: c_int) -> Result<Handle> {
+        if let Some((_, context)) = self.contexts.iter().find(|(d, _)| *d == device) {
+            return Ok(*context);
+        }
+        let mut context = Handle::default();
+        // SAFETY: writes one handle.
+        unsafe { call!(driver, cuDevicePrimaryCtxRetain(&mut context, device)) }?;
+        self.contexts.push((device, context));
+        Ok(context)
+    }
+
+    fn load_libraries(&mut self, driver: &Driver) -> Result<()> {
+        // What the benchmark alone runs is not loaded.
+        let own = kernels::fatbins().iter().filter(|(name, _)| !name.starts_with("bench/"));
+        for (_, fatbin) in own.skip(self.libraries.len()) {
+            let mut library = Handle::default();
+            let none = ptr::null_mut();
+            // SAFETY: a whole fatbin, static; no options.
+            unsafe {
+                call!(
+                    driver,
+                    cuLibraryLoadData(
+                        &mut library,
+                        fatbin.as_ptr().cast(),
+                        none,
+                        ptr::null_mut(),
+                        0,
+                        none,
+                        ptr::null_mut(),
+                        0
+                    )
+                )
+            }?;
+            self.libraries.push(library);
+        }
+        Ok(())
+    }
+}
+
+/// Finds kernels and prepares them for one device, whose context is current.
+pub struct Loader<'a> {
+    driver: &'a Driver,
+    device: c_int,
+    libraries: &'a [Handle],
+}
+
+impl Loader<'_> {
+    /// The kernel `name`, allowed to be launched with `shared_bytes` of dynamic shared memory.
+    ///
+    /// The attribute is set here and never again: the driver does not order it with launches by
+    /// other threads.
+    pub fn kernel(&self, name: &CStr, shared_bytes: u32) -> Result<Handle> {
+        let kernel = self.find(name)?;
+        if shared_bytes > 0 {
+            let attribute = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as c_int;
+            // SAFETY: a kernel that the driver gave out; the value is range-checked by the driver.
+            unsafe { call!(self.driver, cuKernelSetAttribute(attribute, shared_bytes as c_int, kernel, self.device)) }?;
+        }
+        // The driver loads lazily, at the first launch: too late inside a stream capture.
+        let mut function = Handle::default();
+        // SAFETY: writes one handle.
+        unsafe { call!(self.driver, cuKernelGetFunction(&mut function, kernel)) }?;
+        if let Some(load) = self.driver.cuFuncLoad {
+            // SAFETY: a function of the current context.
+            self.driver.check("cuFuncLoad", unsafe { load(function) })?;
+        }
+        Ok(kernel)
+    }
+
+    fn find(&self, name: &CStr) -> Result<Handle> {
+        for library in self.libraries {
+            let mut kernel = Handle::default();
+            // SAFETY: a loaded library, a C string, and room for one handle.
+            match unsafe { (self.driver.cuLibraryGetKernel)(&mut kernel, *library, name.as_ptr()) } {
+                CUDA_ERROR_NOT_FOUND => continue,
+                code => self.driver.check("cuLibraryGetKernel", code)?,
+            }
+            return Ok(kernel);
+        }
+        err!(
+            FLASHMLA_ERROR_INTERNAL,
+            "kernel {} is in none of {} fatbins",
+            name.to_string_lossy(),
+            self.libraries.len()
+        )
+    }
+}

@@ -1,0 +1,443 @@
+//! `bench`, as far as it goes without a GPU: its parts, and runs on the CPU backend.
+
+#![allow(dead_code)] // of the tool's modules, those that drive a GPU are compiled only
+
+#[path = "../tools/bench/args.rs"]
+mod args;
+#[path = "../tools/bench/case.rs"]
+mod case;
+#[path = "../tools/bench/ceilings.rs"]
+mod ceilings;
+#[path = "../tools/bench/clock.rs"]
+mod clock;
+#[path = "../tools/bench/cpu.rs"]
+mod cpu;
+#[path = "../tools/common/cuda.rs"]
+mod cuda;
+#[path = "../tools/common/failure.rs"]
+mod failure;
+#[path = "../tools/bench/gpu.rs"]
+mod gpu;
+#[path = "../tools/bench/inputs.rs"]
+mod inputs;
+#[path = "../tools/common/library.rs"]
+mod library;
+#[path = "../tools/bench/peers.rs"]
+mod peers;
+#[path = "../tools/bench/plot.rs"]
+mod plot;
+#[path = "../tools/bench/problem.rs"]
+mod problem;
+#[path = "../tools/bench/record.rs"]
+mod record;
+#[path = "../tools/bench/roofline.rs"]
+mod roofline;
+#[path = "../tools/bench/run.rs"]
+mod run;
+#[path = "../tools/bench/stats.rs"]
+mod stats;
+#[path = "../tools/common/target.rs"]
+mod target;
+#[path = "../tools/bench/timing.rs"]
+mod timing;
+
+use case::{Case, Dtype};
+use inputs::Random;
+use peers::{summary, Outcome, Peers};
+use roofline::{Ceilings, REFERENCE};
+use serde_json::{json, Value};
+use std::path::{Path, PathBuf};
+
+const PUBLIC_CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/dense_decode.jsonl");
+
+/// A file in the folder for test output.
+fn scratch(name: &str, content: &str) -> String {
+    let path: PathBuf = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{name}"));
+    std::fs::write(&path, content).unwrap();
+    path.to_str().unwrap().into()
+}
+
+/// Exit code, standard output and standard error of a run.
+fn bench(args: &[&str]) -> (i32, String, String) {
+    let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = run::main(&args, &mut out, &mut err);
+    (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+fn parse(case: Value) -> Case {
+    Case::parse(&case).unwrap()
+}
+
+fn refused(case: Value) -> String {
+    Case::parse(&case).unwrap_err().to_string()
+}
+
+#[test]
+fn case_defaults() {
+    let case = parse(json!({"b": 2, "s_q": 1, "h_q": 16, "s_k": 100}));
+    assert_eq!((case.h_kv, case.d_qk, case.page_block_size), (1, 576, 64));
+    assert_eq!((case.dtype, case.causal), (Dtype::Bf16, false));
+    assert_eq!(case.lens, [100, 100]);
+    assert_eq!(case.name(), "b2 s_q1 h_q16 s_k100");
+}
+
+#[test]
+fn case_members() {
+    let case = parse(json!({"b": 2, "s_q": 3, "h_q": 16, "h_kv": 2, "d_qk": 512, "bs": 128, "dtype": "fp16",
+                            "causal": true, "s_k": 7, "lens": [0, 9]}));
+    assert_eq!((case.h_kv, case.d_qk, case.page_block_size), (2, 512, 128));
+    assert_eq!((case.dtype, case.causal), (Dtype::Fp16, true));
+    assert_eq!(case.lens, [0, 9], "lens go before s_k");
+    assert_eq!(case.name(), "b2 s_q3 h_q16 h_kv2 s_k0..9 mean4 d_qk512 bs128 fp16 causal");
+}
+
+#[test]
+fn malformed_cases_name_the_member() {
+    let with = |name: &str, value: Value| {
+        let mut case = json!({"b": 2, "s_q": 1, "h_q": 16, "s_k": 100});
+        case[name] = value;
+        refused(case)
+    };
+    assert!(with("b", json!(-1)).contains("b = -1"));
+    assert!(with("b", json!(1u64 << 40)).contains("b = 1099511627776"));
+    assert!(with("b", json!(2_000_000)).contains("b = 2000000: must be at most"));
+    assert!(with("h_q", json!("16")).contains("h_q = \"16\""));
+    assert!(with("h_q", json!(1.5)).contains("h_q = 1.5"));
+    assert!(with("causal", json!(1)).contains("causal = 1"));
+    assert!(with("dtype", json!("fp8")).contains("\"fp8\": must be \"bf16\" or \"fp16\""));
+    assert!(with("bs", json!(0)).contains("bs = 0"));
+    assert!(with("lens", json!([1])).contains("must be b = 2"));
+    assert!(with("lens", json!([1, -1])).contains("lens"));
+    assert!(with("lens", json!(5)).contains("lens"));
+    assert!(refused(json!({"b": 1, "s_q": 1, "h_q": 1})).contains("s_k: missing"));
+    assert!(refused(json!([1])).contains("must be an object"));
+}
+
+/// Counted one by one.
+#[test]
+fn attended_pairs() {
+    for s_q in 0..6 {
+        for len in 0..9 {
+            for causal in [false, true] {
+                let case = parse(json!({"b": 1, "s_q": s_q, "h_q": 1, "s_k": len, "causal": causal}));
+                let sees = |i: i64, key: i64| !causal || key <= len - s_q + i;
+                let counted: i64 = (0..s_q).map(|i| (0..len).filter(|key| sees(i, *key)).count() as i64).sum();
+                assert_eq!(case.attended_pairs(), counted, "s_q {s_q} len {len} causal {causal}");
+            }
+        }
+    }
+}
+
+/// The published figures carry their own floors and rates. They count causal cases as if nothing
+/// were masked, which these cases hardly notice.
+#[test]
+fn floors_are_those_of_the_published_figures() {
+    let mut lines = 0;
+    for line in case::lines(PUBLIC_CASES).unwrap() {
+        let case = parse(line.value["case"].clone());
+        let number = |name: &str| line.value[name].as_f64().unwrap();
+        let near = |x: f64, published: f64, step: f64| (x - published).abs() <= 0.0005 * published + step;
+        assert!(near(REFERENCE.floor_ms(&case), number("floor_ms"), 0.5e-5), "{}", case.name());
+        let ms = number("ms");
+        assert!(near(case.operations() / ms / 1e9, number("tflops"), 0.05), "{}", case.name());
+        assert!(near(case.bytes() / ms / 1e6, number("gbps"), 0.05), "{}", case.name());
+        assert!(near(REFERENCE.floor_ms(&case) / ms, number("of_floor"), 0.0005), "{}", case.name());
+        lines += 1;
+    }
+    assert_eq!(lines, 45);
+}
+
+#[test]
+fn floor_is_the_nearer_ceiling() {
+    let ceilings = Ceilings { tflops: 1.0, read_gbps: 1.0 };
+    let case = parse(json!({"b": 1, "s_q": 1, "h_q": 1, "s_k": 1000}));
+    assert_eq!(ceilings.floor_ms(&case), (2.0 * (1000.0 * 576.0 + 1088.0)) / 1e6);
+    assert_eq!(ceilings.ridge(), 1000.0);
+    let compute = Ceilings { tflops: 1e-3, ..ceilings };
+    assert_eq!(compute.floor_ms(&case), 2.0 * 1000.0 * 1088.0 / 1e6);
+}
+
+#[test]
+fn medians_and_means() {
+    assert_eq!(stats::median(&[]), None);
+    assert_eq!(stats::median(&[3.0]), Some(3.0));
+    assert_eq!(stats::median(&[9.0, 1.0, 2.0]), Some(2.0));
+    assert_eq!(stats::median(&[4.0, 1.0, 9.0, 2.0]), Some(3.0));
+    assert_eq!(stats::geometric_mean(&[]), None);
+    let mean = stats::geometric_mean(&[1.0, 4.0, 2.0]).unwrap();
+    assert!((mean - 2.0).abs() < 1e-12);
+}
+
+#[test]
+fn best_peer_is_found_across_their_operations() {
+    let peers = Peers::load(PUBLIC_CASES).unwrap();
+    let best = |case: Value| peers.best(&parse(case)).map(|m| (m.op, m.ms));
+    // With one query token the mask hides nothing: the second figure is of a causal case.
+    let case = json!({"b": 128, "s_q": 1, "h_q": 16, "s_k": 8192, "causal": false});
+    assert_eq!(best(case), Some(("dense_decode_fa3".into(), 0.42499)));
+    let case = json!({"b": 1, "s_q": 1, "h_q": 128, "s_k": 65536});
+    assert_eq!(best(case), Some(("dense_decode".into(), 0.06112)));
+    // Nobody's case, and a mask that does hide something.
+    assert_eq!(best(json!({"b": 1, "s_q": 1, "h_q": 128, "s_k": 65537})), None);
+    assert_eq!(best(json!({"b": 1, "s_q": 2, "h_q": 128, "s_k": 65536})), None);
+    assert_eq!(best(json!({"b": 1, "s_q": 1, "h_q": 128, "s_k": 65536, "dtype": "fp16"})), None);
+
+    let file = scratch("mask.jsonl", r#"{"op":"dense_decode","case":{"b":1,"s_q":2,"h_q":1,"s_k":9},"ms":1}"#);
+    let peers = Peers::load(&file).unwrap();
+    assert!(peers.best(&parse(json!({"b": 1, "s_q": 2, "h_q": 1, "s_k": 9}))).is_some());
+    assert!(peers.best(&parse(json!({"b": 1, "s_q": 2, "h_q": 1, "s_k": 9, "causal": true}))).is_none());
+}
+
+#[test]
+fn summary_has_means_and_the_worst_case() {
+    let outcome = |case: i64, ratio, of_floor| Outcome { case: json!({ "b": case }), ratio, of_floor };
+    let outcomes = [outcome(1, Some(2.0), Some(0.9)), outcome(2, Some(0.5), Some(0.4)), outcome(3, None, Some(0.1))];
+    let line: Value = serde_json::from_str(&summary(&outcomes)).unwrap();
+    assert_eq!(line["op"], "summary");
+    assert_eq!((line["cases"].as_i64(), line["compared"].as_i64()), (Some(3), Some(2)));
+    assert_eq!(line["slower_than_peer"], 1);
+    assert_eq!(line["geomean_ratio"], 1.0);
+    assert_eq!(line["geomean_of_floor"], 0.33);
+    assert_eq!(line["worst_ratio"], 0.5);
+    assert_eq!(line["worst_case"], json!({"b": 2}));
+    let empty: Value = serde_json::from_str(&summary(&[])).unwrap();
+    assert_eq!(empty["geomean_ratio"], Value::Null);
+    assert_eq!(empty["worst_case"], Value::Null);
+}
+
+#[test]
+fn gpu_line() {
+    let case = parse(json!({"b": 128, "s_q": 1, "h_q": 8, "s_k": 8192}));
+    let measured = record::Measured {
+        ms: 0.4,
+        reps: 30,
+        kernel: "k".into(),
+        plan_ms: Some(0.003),
+        graph_ms: Some(0.39),
+        host_us: Some(4.256),
+        sm_clock_mhz: Some(1755.0),
+        workspace_bytes: Some(0),
+    };
+    let setting = record::Setting {
+        device: "D".into(),
+        gpu: true,
+        ceilings: Some(Ceilings { tflops: 700.0, read_gbps: 2472.0 }),
+        rest: false,
+        batch_invariant: false,
+    };
+    let peer = Some(peers::Match { op: "dense_decode_fa3".into(), ms: 0.5 });
+    let line: Value = serde_json::from_str(&record::case_line(&case, &measured, &setting, Some(&peer))).unwrap();
+    assert_eq!(line["floor_ms"], 0.39165);
+    assert_eq!(line["of_floor"], 0.979);
+    assert_eq!(line["of_measured_floor"], 1.224, "0.8 of the reference bandwidth");
+    assert_eq!(line["host_us"], 4.26);
+    assert_eq!((line["peer_ms"].as_f64(), line["ratio"].as_f64()), (Some(0.5), Some(1.25)));
+    assert_eq!(line["peer"], "dense_decode_fa3");
+    let unmatched: Value = serde_json::from_str(&record::case_line(&case, &measured, &setting, Some(&None))).unwrap();
+    assert_eq!(unmatched["ratio"], Value::Null);
+    let alone: Value = serde_json::from_str(&record::case_line(&case, &measured, &setting, None)).unwrap();
+    assert!(alone.get("ratio").is_none());
+}
+
+#[test]
+fn random_values_are_normal() {
+    for dtype in [Dtype::Bf16, Dtype::Fp16] {
+        let bits = inputs::values(dtype, 100_001, &mut Random::new(7));
+        assert_eq!(bits.len(), 100_001);
+        let value = |b: &u16| match dtype {
+            Dtype::Bf16 => half::bf16::from_bits(*b).to_f64(),
+            Dtype::Fp16 => half::f16::from_bits(*b).to_f64(),
+        };
+        let values: Vec<f64> = bits.iter().map(value).collect();
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let variance = values.iter().map(|v| v * v).sum::<f64>() / values.len() as f64;
+        assert!(mean.abs() < 0.002, "{mean}");
+        assert!((variance.sqrt() - 0.1).abs() < 0.002, "{variance}");
+        assert!(values.iter().all(|v| v.abs() <= 1.0));
+        let beyond_two_sigma = values.iter().filter(|v| v.abs() > 0.2).count() as f64 / values.len() as f64;
+        assert!((beyond_two_sigma - 0.0455).abs() < 0.005, "{beyond_two_sigma}");
+    }
+}
+
+#[test]
+fn block_tables_hold_every_page_once() {
+    let case = parse(json!({"b": 3, "s_q": 1, "h_q": 1, "lens": [257, 0, 1], "bs": 64}));
+    assert_eq!(inputs::blocks_per_request(&case), 8);
+    let mut table = inputs::block_table(&case, &mut Random::new(1));
+    assert_ne!(table, (0..24).collect::<Vec<i32>>(), "shuffled");
+    table.sort();
+    assert_eq!(table, (0..24).collect::<Vec<i32>>());
+    // Pages that 256 tokens do not divide into.
+    let case = parse(json!({"b": 1, "s_q": 1, "h_q": 1, "s_k": 257, "bs": 1024}));
+    assert_eq!(inputs::blocks_per_request(&case), 1);
+    let case = parse(json!({"b": 0, "s_q": 1, "h_q": 1, "s_k": 257}));
+    assert!(inputs::block_table(&case, &mut Random::new(1)).is_empty());
+}
+
+#[test]
+fn plot_is_well_formed_and_in_its_frame() {
+    let points: Vec<plot::Point> = case::lines(PUBLIC_CASES)
+        .unwrap()
+        .iter()
+        .map(|line| {
+            let case = parse(line.value["case"].clone());
+            let ms = line.value["ms"].as_f64().unwrap();
+            plot::Point {
+                name: format!("{} <&\">", case.name()),
+                intensity: case.operations() / case.bytes(),
+                tflops: case.operations() / ms / 1e9,
+            }
+        })
+        .collect();
+    let svg = plot::svg(&points, &REFERENCE, true, "GPU <1> & \"2\"");
+    check_xml(&svg);
+    assert_eq!(svg.matches("<circle").count(), points.len());
+    assert_eq!(svg.matches("<title>").count(), points.len());
+    assert!(svg.contains("737 TFLOPS") && svg.contains("3.09 TB/s"));
+    for attribute in ["cx", "x1", "x2"] {
+        assert!(numbers(&svg, attribute).all(|x| (80.0..=930.0).contains(&x)), "{attribute}");
+    }
+    for attribute in ["cy", "y1", "y2"] {
+        assert!(numbers(&svg, attribute).all(|y| (60.0..=535.0).contains(&y)), "{attribute}");
+    }
+    let speeds: Vec<f64> = numbers(&svg, "cy").collect();
+    let fastest = points.iter().map(|p| p.tflops).fold(0.0, f64::max);
+    let top = points.iter().position(|p| p.tflops == fastest).unwrap();
+    assert!(speeds.iter().all(|y| *y >= speeds[top]), "the fastest case is the highest dot");
+
+    check_xml(&plot::svg(&[], &REFERENCE, false, "no cases"));
+}
+
+/// Values of an attribute throughout a document.
+fn numbers<'a>(svg: &'a str, attribute: &str) -> impl Iterator<Item = f64> + 'a {
+    let key = format!(" {attribute}=\"");
+    let parts: Vec<&str> = svg.split(&*key).skip(1).collect();
+    parts.into_iter().map(|rest| rest.split('"').next().unwrap().parse().unwrap())
+}
+
+/// Every element is closed in order, attributes are quoted, and no number is NaN or infinite.
+fn check_xml(svg: &str) {
+    let mut open = Vec::new();
+    let mut rest = svg;
+    while let Some(start) = rest.find('<') {
+        assert!(!rest[..start].contains('>'), "stray >: {}", &rest[..start]);
+        let end = start + rest[start..].find('>').expect("an element ends");
+        let element = &rest[start + 1..end];
+        assert!(!element.contains('<'), "{element}");
+        assert_eq!(element.matches('"').count() % 2, 0, "{element}");
+        let name = element.trim_matches('/').split(' ').next().unwrap().to_string();
+        if element.starts_with('/') {
+            assert_eq!(open.pop(), Some(name));
+        } else if !element.ends_with('/') {
+            open.push(name);
+        }
+        rest = &rest[end + 1..];
+    }
+    assert!(open.is_empty(), "{open:?}");
+    assert!(rest.trim().is_empty(), "{rest}");
+    assert!(!svg.contains("NaN") && !svg.contains("inf"));
+}
+
+#[test]
+fn wrong_usage_is_2_and_says_what() {
+    for (args, expected) in [
+        (&[][..], "--cases FILE.jsonl is missing"),
+        (&["--cases"], "--cases: a value must follow"),
+        (&["--cases", PUBLIC_CASES, "--nonsense"], "--nonsense: unknown option"),
+        (&["--cases", PUBLIC_CASES, "--device", "gpu"], "--device gpu"),
+        (&["--cases", PUBLIC_CASES, "--device", "-1"], "--device -1"),
+        (&["--cases", PUBLIC_CASES, "--reps", "0"], "--reps 0"),
+        (&["--cases", PUBLIC_CASES, "--op", "sparse"], "--op sparse: must be dense_decode"),
+        (&["--cases", "/nonexistent.jsonl"], "/nonexistent.jsonl: "),
+        (&["--cases", PUBLIC_CASES, "--filter", "nothing has this name"], "no case that was asked for"),
+    ] {
+        let (code, out, err) = bench(args);
+        assert_eq!(code, 2, "{args:?}: {err}");
+        assert!(err.contains(expected), "{args:?}: {err}");
+        assert!(out.is_empty());
+    }
+    let (code, out, _) = bench(&["--help"]);
+    assert_eq!((code, out.as_str()), (0, args::USAGE));
+}
+
+#[test]
+fn malformed_files_are_2_and_name_the_line() {
+    let case = r#"{"op":"dense_decode","case":{"b":1,"s_q":1,"h_q":1,"s_k":1}}"#;
+    for (content, expected) in [
+        (format!("{case}\n{{"), ":2: "),
+        (format!("\n{case}\n[]"), ":3: op: must be a string"),
+        (r#"{"op":"dense_decode"}"#.into(), "case = null: must be an object"),
+        (r#"{"op":"dense_decode","case":{"b":1}}"#.into(), "s_q: missing"),
+    ] {
+        let (code, _, err) = bench(&["--device", "cpu", "--cases", &scratch("malformed.jsonl", &content)]);
+        assert_eq!(code, 2, "{content}");
+        assert!(err.contains(expected), "{content}: {err}");
+    }
+    let cases = scratch("peerless.jsonl", case);
+    let (code, _, err) = bench(&["--device", "cpu", "--cases", &cases, "--vs", &cases]);
+    assert_eq!(code, 2);
+    assert!(err.contains("ms = null: must be a positive number"), "{err}");
+}
+
+#[test]
+fn a_device_that_is_not_there_is_3() {
+    let (code, out, err) = bench(&["--cases", PUBLIC_CASES, "--device", "4711"]);
+    assert_eq!(code, 3, "{err}");
+    assert!(out.is_empty());
+    assert!(err.contains("flashmla_create: status 3"), "{err}");
+}
+
+#[test]
+fn runs_on_the_cpu() {
+    let cases = scratch(
+        "cpu.jsonl",
+        r#"{"op":"dense_decode","case":{"b":2,"s_q":2,"h_q":4,"s_k":70,"causal":true,"bs":16}}
+{"op":"dense_decode_other","case":{"b":2,"s_q":2,"h_q":4,"s_k":70,"causal":true,"bs":16},"ms":1000}
+{"op":"dense_decode","case":{"b":0,"s_q":1,"h_q":4,"s_k":70},"ms":1000}
+{"op":"sparse_decode","case":{"b":0}}
+"#,
+    );
+    let peers = scratch(
+        "cpu-peers.jsonl",
+        r#"{"op":"dense_decode_other","case":{"b":2,"s_q":2,"h_q":4,"s_k":70,"causal":true,"bs":16},"ms":100000}"#,
+    );
+    let plot = scratch("cpu.svg", "");
+    let (code, out, err) =
+        bench(&["--cases", &cases, "--device", "cpu", "--reps", "3", "--vs", &peers, "--plot", &plot]);
+    assert_eq!(code, 0, "{err}");
+    let lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 3, "two cases, one of them listed twice, and the summary: {out}");
+    let line = &lines[0];
+    assert_eq!(line["op"], "dense_decode");
+    assert_eq!(line["case"]["bs"], 16);
+    assert!(line["ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(line["reps"], 3);
+    assert_eq!(line["device"], "CPU");
+    assert_eq!(line["kernel"], "cpu_dense_decode");
+    assert_eq!(line["peer"], "dense_decode_other");
+    assert!(line["ratio"].as_f64().unwrap() > 1.0);
+    for gpu_only in ["graph_ms", "host_us", "floor_ms", "of_floor", "sm_clock_mhz"] {
+        assert_eq!(line[gpu_only], Value::Null, "{gpu_only}");
+    }
+    assert_eq!(lines[2]["op"], "summary");
+    assert_eq!(lines[2]["compared"], 1);
+    assert!(err.contains("1 lines of other operations left out"), "{err}");
+    assert!(err.contains("[1/2] b2 s_q2 h_q4"), "{err}");
+    check_xml(&std::fs::read_to_string(plot).unwrap());
+}
+
+#[test]
+fn a_case_that_the_library_refuses_does_not_end_the_run() {
+    let cases = scratch(
+        "refused.jsonl",
+        r#"{"op":"dense_decode","case":{"b":1,"s_q":1,"h_q":3,"h_kv":2,"s_k":8}}
+{"op":"dense_decode","case":{"b":1,"s_q":1,"h_q":1,"s_k":8}}
+"#,
+    );
+    let (code, out, err) = bench(&["--cases", &cases, "--device", "cpu", "--reps", "1"]);
+    assert_eq!(code, 1, "{err}");
+    let lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(lines[0]["error"].as_str().unwrap().contains("h_q = 3: must be a multiple of h_kv = 2"), "{out}");
+    assert!(lines[1]["ms"].as_f64().is_some(), "{out}");
+}
