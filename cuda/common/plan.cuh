@@ -29,7 +29,10 @@ struct alignas(16) RequestPlan {
 
 __device__ __forceinline__ int clamp_tokens(int tokens, int max_tokens) { return min(max(tokens, 0), max_tokens); }
 
-__device__ __forceinline__ int tiles_of(int tokens) { return (tokens + kTileTokens - 1) / kTileTokens; }
+__device__ __forceinline__ int tiles_of(int tokens) {
+    // Not (tokens + 63) / 64: that overflows next to 2^31.
+    return tokens / kTileTokens + (tokens % kTileTokens != 0);
+}
 
 // Accumulator of the piece of a split request that begins at `tile` in `partition`.
 __device__ __forceinline__ int slot_of(RequestPlan plan, int b, int partitions, int request, int partition, int tile) {

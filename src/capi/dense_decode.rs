@@ -262,7 +262,7 @@ fn check_plan_buffer(context: &Context, shape: &Shape, plan: &flashmla_plan_t) -
     if (plan.size as u64) < needed {
         return err!(FLASHMLA_ERROR_BUFFER_TOO_SMALL, "plan.size = {}: must be at least {needed} bytes", plan.size);
     }
-    check_address("plan.data", plan.data as u64, 256)
+    check_address("plan", ".data", plan.data as u64, 256)
 }
 
 fn check_fingerprint(context: &Context, shape: &Shape, plan: &flashmla_plan_t) -> Result<()> {

@@ -206,7 +206,7 @@ impl DenseDecode {
                 self.workspace_size
             );
         }
-        check_address("workspace", self.workspace, WORKSPACE_ALIGN)
+        check_address("workspace", "", self.workspace, WORKSPACE_ALIGN)
     }
 }
 

@@ -44,7 +44,7 @@ impl<const N: usize> Tensor<N> {
     pub fn check(name: &str, raw: &RawTensor, shape: [i64; N], rules: Rules) -> Result<Self> {
         let t = Self::check_layout(name, raw, shape, rules)?;
         if !t.is_empty() {
-            check_address(&format!("{name}.data"), t.addr, rules.align.max(rules.elem_bytes))?;
+            check_address(name, ".data", t.addr, rules.align.max(rules.elem_bytes))?;
             let bytes = t.extent() as i128 * rules.elem_bytes as i128;
             if t.addr as i128 + bytes > i64::MAX as i128 {
                 return err!(
@@ -75,12 +75,13 @@ impl<const N: usize> Tensor<N> {
     }
 }
 
-pub fn check_address(name: &str, addr: u64, align: i64) -> Result<()> {
+/// `member` completes the name: nothing is allocated unless there is something to tell.
+pub fn check_address(name: &str, member: &str, addr: u64, align: i64) -> Result<()> {
     if addr == 0 {
-        return err!(FLASHMLA_ERROR_NULL_POINTER, "{name} = NULL: must point to memory");
+        return err!(FLASHMLA_ERROR_NULL_POINTER, "{name}{member} = NULL: must point to memory");
     }
     if addr % align as u64 != 0 {
-        return err!(FLASHMLA_ERROR_MISALIGNED, "{name} = {addr:#x}: must be a multiple of {align} bytes");
+        return err!(FLASHMLA_ERROR_MISALIGNED, "{name}{member} = {addr:#x}: must be a multiple of {align} bytes");
     }
     Ok(())
 }
@@ -148,10 +149,10 @@ fn check_strides<const N: usize>(name: &str, shape: &[i64; N], strides: &[i64; N
 
 /// Sorted by stride, each dimension must step over all that the smaller ones span.
 fn check_disjoint<const N: usize>(name: &str, shape: &[i64; N], strides: &[i64; N]) -> Result<()> {
-    let mut order: Vec<usize> = (0..N).filter(|i| shape[*i] > 1).collect();
-    order.sort_by_key(|i| strides[*i]);
+    let mut order: [usize; N] = std::array::from_fn(|i| i);
+    order.sort_unstable_by_key(|i| strides[*i]);
     let mut span: i128 = 0;
-    for i in order {
+    for i in order.into_iter().filter(|i| shape[*i] > 1) {
         if (strides[i] as i128) <= span {
             return err!(
                 FLASHMLA_ERROR_INVALID_STRIDE,

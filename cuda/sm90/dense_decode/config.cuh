@@ -1,25 +1,24 @@
 // Dense decode on SM90: O = softmax(scale Q K^T) V over a paged latent cache, V being the first
 // 512 columns of K.
 //
-// A thread block computes 64 query rows (heads of one KV head, and tokens) against tiles of 64
-// cached tokens. The accumulator of 64 x 512 FP32 fills half the register file, which decides the
-// rest. The products of a tile need each byte of K twice, once as K and once as V, and shared
-// memory feeds the matrix units at 128 bytes a clock, so what is read often lives in registers:
+// A thread block computes 64 query rows (heads of one KV head, and tokens) against tiles of 64 cached
+// tokens. The accumulator of 64 x 512 FP32 fills half the register file, which decides the rest. The products
+// of a tile need each byte of K twice, once as K and once as V, and shared memory feeds the matrix units at
+// 128 bytes a clock, so that what is read often lives in registers:
 //
-//   warps 0-3   scores: hold Q (512 columns) in registers; S = Q K^T, softmax, P to shared memory.
-//               Warp 0 also issues the copies (TMA) of Q and of the K tiles.
-//   warps 4-7   output, columns 0 .. 255:   O = O * rescale + P V
-//   warps 8-11  output, columns 256 .. 511
+//   warps 0-3   scores: hold most of Q in registers; S = Q K^T, softmax, P to shared memory
+//   warps 4-7   output, columns 0 .. 255:   O = O * rescale + P V; between products they fill the ring of
+//               K tiles, and Q before them (TMA)
+//   warps 8-11  output, columns 256 .. 511; between products they copy what does not fit the ring
 //
-// Reading per tile: K once (72 KiB), V once (64), P twice (16), where a design with two warpgroups
-// that each compute S for every other tile reads Q from shared memory as well (216 in all, not 152).
+// Reading per tile: K once (72 KiB), V once (64), P twice (16) and the tail of Q (16), where two warpgroups
+// that each compute S for every other tile read all of Q as well (216 in all, not 168).
 //
-// The scores of tile i + 1 are computed before the output warps may begin tile i (the scores warps
-// withhold P(i) until then): the products of P(i) V(i) fill the matrix units while the softmax of
-// tile i + 1 keeps the scores warps busy, and neither starves the other.
+// Softmax of tile i + 1 runs while P(i) V(i) fills the matrix units: the scores warps give P(i) away when a
+// part of the products S(i + 1) is done, so that P(i) V(i) ends about when the softmax does.
 //
-// With two or more row blocks a cluster of two thread blocks shares the K tiles: each copies one half
-// of the tokens of a tile into both (multicast), which halves the traffic of L2.
+// With an even number of row blocks a cluster of two thread blocks shares the K tiles: each copies one half of
+// the columns of a tile into both (multicast), which halves the traffic of L2.
 #pragma once
 #include "common/matrix.cuh"
 #include <cstdint>
@@ -35,9 +34,8 @@ constexpr int kColumnTile = 64;    // columns of one swizzled tile, 128 bytes
 constexpr int kColumnTiles = kLatent / kColumnTile;
 // Column tiles of Q that stay in registers; the rest, the rotary part too, stays in shared memory.
 constexpr int kRegisterTiles = 7;
-// P of the tile before is given away when the products of this many column tiles are done: the output
-// warps then finish with it when the softmax does, and the matrix units never wait for long.
-constexpr int kReleaseTile = 5;
+// P of the tile before is given away when the products of this many column tiles are done.
+constexpr int kReleaseTile = 3;
 constexpr int kTileBytes = kTokens * kColumnTile * 2;
 constexpr int kStageBytes = kColumnTiles * kTileBytes;
 // The column tiles of a stage arrive on two barriers, so that products begin before all came.

@@ -13,6 +13,8 @@
 namespace flashmla::sm90::dense_decode {
 
 constexpr float kSlack = 8.f;
+// The reference of a row that has seen nothing yet: finite, so that P = exp2(-inf - reference) is 0.
+constexpr float kNoReference = -1e30f;
 
 template <class T, int kHeadDim, int kCluster>
 class Scores {
@@ -52,7 +54,7 @@ class Scores {
 
     __device__ __forceinline__ void begin_rows(const Piece& piece) {
         const int first = place_.row_block * kRows;
-        reference_[0] = reference_[1] = -INFINITY;
+        reference_[0] = reference_[1] = kNoReference;
         sum_[0] = sum_[1] = 0.f;
         visible_[0] = visible_tokens(p_, piece.tokens, first + row(0));
         visible_[1] = visible_tokens(p_, piece.tokens, first + row(1));
@@ -157,11 +159,14 @@ class Scores {
             float top = fmaxf(highest[h], highest[h + 2]);
             top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
             top = fmaxf(top, __shfl_xor_sync(~0u, top, 2)) * p_.scale_log2;
-            const float raised = top > reference_[h] + kSlack ? top : reference_[h];
-            // A row that has seen nothing yet has no reference; any finite one gives P = 0.
-            offset[h] = raised == -INFINITY ? 0.f : -raised;
+            offset[h] = -(top > reference_[h] + kSlack ? top : reference_[h]);
+        }
+        // Both rows' references before the exponentials of either: the shuffles then hide one another.
+        asm volatile("" : "+f"(offset[0]), "+f"(offset[1]));
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
             rescale[h] = exp2_approx(reference_[h] + offset[h]);
-            reference_[h] = raised;
+            reference_[h] = -offset[h];
         }
 #pragma unroll
         for (int i = 0; i < 32; ++i) {
@@ -210,7 +215,8 @@ class Scores {
             float sum = sum_[h];
             sum += __shfl_xor_sync(~0u, sum, 1);
             sum += __shfl_xor_sync(~0u, sum, 2);
-            const bool empty = reference_[h] == -INFINITY;
+            // Whatever the row saw, its largest P is at least 2^-kSlack; NaN is not empty.
+            const bool empty = sum == 0.f;
             if (lane_ % 4 == 0) {
                 s_.final_scale[row(h)] = empty ? 0.f : 1.f / sum;
                 store_lse(piece, place_.row_block * kRows + row(h), empty ? -INFINITY : reference_[h] + log2f(sum));

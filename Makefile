@@ -1,0 +1,63 @@
+# `make` lists the targets. What is built goes to target/ alone.
+
+PREFIX  ?= /usr/local
+LIBDIR  ?= lib
+DESTDIR ?=
+CARGO   ?= cargo
+# Options of `make bench`: a file of cases, and the figures to compare with.
+CASES   ?= tests/cases/dense_decode.jsonl
+VS      ?= tests/cases/dense_decode.jsonl
+
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+LIBRARY := $(TARGET)/release/libflashmla.so
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+
+.PHONY: help toolchain build demo test bench bundle install header clean
+
+help:
+	@echo 'make demo       build, and run the main example (on a GPU where there is one)'
+	@echo 'make test       every test that this machine can run; says what it skipped'
+	@echo 'make build      the library: $(LIBRARY)'
+	@echo 'make toolchain  nvcc, cmake and ninja into target/toolchain, where they are missing'
+	@echo 'make bench      the benchmark (needs a GPU); CASES=FILE.jsonl VS=FILE.jsonl'
+	@echo 'make bundle     target/bundle: what a machine with a GPU and no toolchain needs'
+	@echo 'make install    library, header, pkg-config and CMake files; PREFIX=$(PREFIX) DESTDIR='
+	@echo 'make header     include/flashmla.h from src/capi'
+	@echo 'make clean      remove what was built; the toolchain stays'
+
+toolchain:
+	@tools/toolchain.sh
+
+build: toolchain
+	$(CARGO) build --release
+
+demo: build
+	@tools/examples.sh demo
+
+test: build
+	@tools/test.sh
+
+bench: build
+	$(CARGO) run --release --example bench -- --cases $(CASES) --vs $(VS)
+
+bundle: build
+	@tools/bundle.sh
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/$(LIBDIR)/cmake/flashmla $(DESTDIR)$(PREFIX)/include
+	install -m 755 -s $(LIBRARY) $(DESTDIR)$(PREFIX)/$(LIBDIR)/libflashmla.so.$(VERSION)
+	ln -sf libflashmla.so.$(VERSION) $(DESTDIR)$(PREFIX)/$(LIBDIR)/libflashmla.so.0
+	ln -sf libflashmla.so.0 $(DESTDIR)$(PREFIX)/$(LIBDIR)/libflashmla.so
+	install -m 644 include/flashmla.h $(DESTDIR)$(PREFIX)/include/
+	sed 's|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|' bindings/pkgconfig/flashmla.pc.in \
+	    > $(DESTDIR)$(PREFIX)/$(LIBDIR)/pkgconfig/flashmla.pc
+	sed 's|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|' bindings/cmake/flashmlaConfig.cmake.in \
+	    > $(DESTDIR)$(PREFIX)/$(LIBDIR)/cmake/flashmla/flashmlaConfig.cmake
+	sed 's|@VERSION@|$(VERSION)|' bindings/cmake/flashmlaConfigVersion.cmake.in \
+	    > $(DESTDIR)$(PREFIX)/$(LIBDIR)/cmake/flashmla/flashmlaConfigVersion.cmake
+
+header:
+	FLASHMLA_UPDATE_HEADER=1 FLASHMLA_NO_KERNELS=1 $(CARGO) test --test header
+
+clean:
+	rm -rf $(TARGET)/release $(TARGET)/debug $(TARGET)/bundle $(TARGET)/examples $(TARGET)/tests

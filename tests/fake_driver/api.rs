@@ -1,0 +1,186 @@
+//! The C API as the tests call it, and problems to call it with.
+
+use flashmla::capi::context::*;
+use flashmla::capi::dense_decode::*;
+use flashmla::capi::types::*;
+use flashmla::capi::version::flashmla_last_error;
+use flashmla::gpu::kernels;
+use flashmla::gpu::params::{CombineParams, DenseDecodeParams, PlanParams};
+use std::ffi::{c_char, c_void};
+use std::ptr;
+
+/// A status other than success, and the message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    pub status: i32,
+    pub message: String,
+}
+
+pub type Outcome = Result<(), Failure>;
+
+fn outcome(status: i32) -> Outcome {
+    if status == 0 {
+        return Ok(());
+    }
+    let mut text = [0u8; 1024];
+    // SAFETY: writable bytes, as many as told.
+    let needed = unsafe { flashmla_last_error(text.as_mut_ptr().cast::<c_char>(), text.len()) };
+    Err(Failure { status, message: String::from_utf8_lossy(&text[..needed - 1]).into_owned() })
+}
+
+/// Names of all kernels that a context of a GPU needs.
+pub const DECODE_KERNELS: [&str; 8] = [
+    "flashmla_sm90_dense_decode_bf16_576_c1",
+    "flashmla_sm90_dense_decode_bf16_576_c2",
+    "flashmla_sm90_dense_decode_bf16_512_c1",
+    "flashmla_sm90_dense_decode_bf16_512_c2",
+    "flashmla_sm90_dense_decode_fp16_576_c1",
+    "flashmla_sm90_dense_decode_fp16_576_c2",
+    "flashmla_sm90_dense_decode_fp16_512_c1",
+    "flashmla_sm90_dense_decode_fp16_512_c2",
+];
+pub const KERNELS: usize = 1 + DECODE_KERNELS.len() + 2;
+/// Fatbins of `use_fake_kernels`.
+pub const FATBINS: usize = 3;
+
+/// Gives the library kernels as the fake driver reads them. Call it before the first context.
+pub fn use_fake_kernels() {
+    let image = |lines: String| -> &'static [u8] { (lines + "\0").into_bytes().leak() };
+    let decode = |name: &&str| format!("{name} 128 128 128 {}\n", size_of::<DenseDecodeParams>());
+    let combine = size_of::<CombineParams>();
+    let table = [
+        ("plan", image(format!("flashmla_plan {}\n", size_of::<PlanParams>()))),
+        ("decode", image(DECODE_KERNELS.iter().map(decode).collect())),
+        ("combine", image(format!("flashmla_combine_bf16 {combine}\nflashmla_combine_fp16 {combine}\n"))),
+    ];
+    assert_eq!(table.len(), FATBINS);
+    kernels::substitute(Vec::from(table).leak());
+}
+
+pub struct Context(*mut flashmla_context_t);
+
+// SAFETY: the library says that any number of threads may use a context at once.
+unsafe impl Sync for Context {}
+unsafe impl Send for Context {}
+
+impl Context {
+    pub fn create(device: i32) -> Result<Context, Failure> {
+        let mut context = ptr::null_mut();
+        // SAFETY: no options, and room for one pointer.
+        outcome(unsafe { flashmla_create(device, ptr::null(), &mut context) })?;
+        assert!(!context.is_null());
+        Ok(Context(context))
+    }
+
+    pub fn info(&self) -> flashmla_device_info_t {
+        // SAFETY: integers.
+        let mut info: flashmla_device_info_t = unsafe { std::mem::zeroed() };
+        info.struct_size = size_of_val(&info);
+        // SAFETY: a context and a struct of the size it says.
+        outcome(unsafe { flashmla_get_device_info(self.0, &mut info) }).unwrap();
+        info
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: made by `flashmla_create`, and destroyed once.
+        unsafe { flashmla_destroy(self.0) };
+    }
+}
+
+/// Device addresses, none of which is ever followed.
+pub const Q: u64 = 0x7f10_0000_0000;
+pub const KV_CACHE: u64 = 0x7f20_0000_0000;
+pub const BLOCK_TABLE: u64 = 0x7f30_0000_0004;
+pub const CACHE_SEQLENS: u64 = 0x7f40_0000_0004;
+pub const OUT: u64 = 0x7f50_0000_0000;
+pub const LSE: u64 = 0x7f60_0000_0004;
+pub const WORKSPACE: u64 = 0x7f70_0000_0000;
+pub const PLAN: u64 = 0x7f80_0000_0000;
+
+/// A dense decode: the C struct, and the plan's.
+#[derive(Clone, Copy)]
+pub struct DenseDecode {
+    pub params: flashmla_dense_decode_params_t,
+    pub plan: flashmla_plan_t,
+}
+
+impl DenseDecode {
+    /// BF16, d_qk 576, one KV head, pages of 64 tokens, 64 of them a request, with an lse; contiguous.
+    pub fn new(b: i64, s_q: i64, h_q: i64) -> DenseDecode {
+        let input = |address: u64| flashmla_const_tensor_t { data: address as *const c_void, strides: [0; 4] };
+        let output = |address: u64| flashmla_tensor_t { data: address as *mut c_void, strides: [0; 4] };
+        let params = flashmla_dense_decode_params_t {
+            struct_size: size_of::<flashmla_dense_decode_params_t>(),
+            dtype: FLASHMLA_DTYPE_BF16,
+            flags: 0,
+            b,
+            s_q,
+            h_q,
+            h_kv: 1,
+            d_qk: 576,
+            d_v: 512,
+            num_blocks: 1000,
+            page_block_size: 64,
+            max_blocks_per_seq: 64,
+            softmax_scale: 0.0,
+            reserved: 0,
+            q: input(Q),
+            kv_cache: input(KV_CACHE),
+            block_table: input(BLOCK_TABLE),
+            cache_seqlens: input(CACHE_SEQLENS),
+            out: output(OUT),
+            lse: output(LSE),
+            workspace: WORKSPACE as *mut c_void,
+            workspace_size: 1 << 40,
+            plan: ptr::null_mut(),
+        };
+        let plan = flashmla_plan_t {
+            struct_size: size_of::<flashmla_plan_t>(),
+            data: PLAN as *mut c_void,
+            size: 1 << 40,
+            fingerprint: 0,
+        };
+        DenseDecode { params, plan }
+    }
+
+    /// With some members changed.
+    pub fn with(mut self, change: impl FnOnce(&mut flashmla_dense_decode_params_t)) -> DenseDecode {
+        change(&mut self.params);
+        self
+    }
+
+    pub fn workspace_size(&mut self, context: &Context) -> usize {
+        let mut size = usize::MAX;
+        // SAFETY: a context, a struct of the size it says, and room for one integer.
+        outcome(unsafe { flashmla_dense_decode_workspace_size(context.0, &self.params, &mut size) }).unwrap();
+        size
+    }
+
+    pub fn kernel_info(&mut self, context: &Context) -> flashmla_kernel_info_t {
+        // SAFETY: integers.
+        let mut info: flashmla_kernel_info_t = unsafe { std::mem::zeroed() };
+        info.struct_size = size_of_val(&info);
+        // SAFETY: a context, and structs of the sizes they say.
+        outcome(unsafe { flashmla_dense_decode_query(context.0, &self.params, &mut info) }).unwrap();
+        info
+    }
+
+    pub fn plan(&mut self, context: &Context, stream: usize) -> Outcome {
+        self.params.plan = &mut self.plan;
+        // SAFETY: a context and a struct of the size it says; the driver runs nothing.
+        outcome(unsafe { flashmla_dense_decode_plan(context.0, &self.params, stream as cudaStream_t) })
+    }
+
+    pub fn run(&mut self, context: &Context, stream: usize) -> Outcome {
+        self.params.plan = &mut self.plan;
+        // SAFETY: as above.
+        outcome(unsafe { flashmla_dense_decode(context.0, &self.params, stream as cudaStream_t) })
+    }
+}
+
+/// The text of a NUL-terminated array.
+pub fn text(chars: &[c_char]) -> String {
+    chars.iter().take_while(|c| **c != 0).map(|c| *c as u8 as char).collect()
+}

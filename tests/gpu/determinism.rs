@@ -1,0 +1,111 @@
+//! The same call gives the same bits; batch-invariant plans give a request the same bits in any batch.
+
+use crate::check::compare;
+use crate::data::Data;
+use crate::decode::{Decode, Results};
+use crate::memory::Fence;
+use crate::oracle::expected;
+use crate::random::Random;
+use crate::session::Session;
+use crate::spec::Spec;
+use flashmla::problem::dense_decode::{Dtype, D_V};
+
+fn repeat(session: &Session, spec: &Spec, times: usize) {
+    let data = Data::new(spec);
+    let queue = session.queue().unwrap();
+    let decode = Decode::new(&session.backend.handle, session.place(), Fence::Guarded, &data).unwrap();
+    let mut first: Option<Results> = None;
+    for time in 0..times {
+        decode.reset_outputs().unwrap();
+        decode.plan_and_run(queue.raw()).unwrap();
+        queue.synchronize().unwrap();
+        let results = decode.results().unwrap();
+        match &first {
+            None => first = Some(results),
+            Some(first) => assert!(results == *first, "call {time} differs from the first\n    case: {spec}"),
+        }
+    }
+    decode.check_inputs(&data).unwrap();
+    if let Err(why) = compare(spec, &first.expect("at least one call"), &expected(&data)) {
+        panic!("{why}\n    case: {spec}");
+    }
+}
+
+#[test]
+fn split_requests_fifty_times() {
+    let session = backend_or_skip!();
+    for h_q in [16, 128] {
+        repeat(&session, &Spec { h_q, lens: vec![4000, 0, 700, 64], ..Spec::default() }, 50);
+    }
+}
+
+#[test]
+fn every_way_through_twice() {
+    let session = backend_or_skip!();
+    for dtype in [Dtype::Bf16, Dtype::Fp16] {
+        for (d_qk, h_q, page) in [(576, 16, 64), (576, 128, 16), (512, 16, 61), (512, 128, 64)] {
+            let lens = vec![200, 0, 64, 65, 1];
+            repeat(&session, &Spec { dtype, d_qk, h_q, page, s_q: 3, lens, causal: true, ..Spec::default() }, 2);
+        }
+    }
+}
+
+/// The bits of one request of a batch.
+fn request(spec: &Spec, results: &Results, i: usize) -> (Vec<u16>, Vec<u32>) {
+    let rows = (spec.s_q * spec.h_q) as usize;
+    let out = results.out[i * rows * D_V as usize..][..rows * D_V as usize].to_vec();
+    (out, results.lse[i * rows..][..rows].to_vec())
+}
+
+/// Every request alone, in small batches and in the whole batch, forwards and backwards.
+fn invariant_in_any_batch(session: &Session, spec: &Spec) {
+    let data = Data::new(spec);
+    let queue = session.queue().unwrap();
+    let load = |data: &Data| Decode::new(&session.backend.handle, session.place(), Fence::Guarded, data).unwrap();
+    let run = |decode: &Decode| {
+        decode.plan_and_run(queue.raw()).unwrap();
+        queue.synchronize().unwrap();
+        decode.results().unwrap()
+    };
+    let all = load(&data);
+    let whole = run(&all);
+    if let Err(why) = compare(spec, &whole, &expected(&data)) {
+        panic!("{why}\n    case: {spec}");
+    }
+    let n = spec.lens.len();
+    let mut random = Random::new(spec.seed);
+    let mut batches: Vec<Vec<usize>> = (0..n).map(|i| vec![i]).collect();
+    batches.push((0..n).rev().collect());
+    for size in [2, 3, n / 2, n - 1] {
+        let mut order: Vec<usize> = (0..n).collect();
+        random.shuffle(&mut order);
+        batches.push(order[..size.max(1)].to_vec());
+    }
+    for batch in batches {
+        let mut part = load(&data.subset(&batch));
+        part.share_cache(&all);
+        let results = run(&part);
+        for (at, i) in batch.iter().enumerate() {
+            let same = request(spec, &results, at) == request(spec, &whole, *i);
+            assert!(same, "request {i} differs in the batch {batch:?}\n    case: {spec}");
+        }
+    }
+}
+
+#[test]
+fn invariant_requests_have_the_same_bits_in_any_batch() {
+    let session = backend_or_skip!();
+    let lens = vec![1, 0, 64, 5000, 2048, 2049, 300, 2112, 9000, 4097];
+    for (h_q, s_q, dtype, d_qk) in [(16, 1, Dtype::Bf16, 576), (128, 1, Dtype::Fp16, 512), (40, 4, Dtype::Bf16, 512)] {
+        let spec = Spec { h_q, s_q, dtype, d_qk, lens: lens.clone(), invariant: true, ..Spec::default() };
+        invariant_in_any_batch(&session, &spec);
+    }
+}
+
+#[test]
+fn invariant_requests_in_a_batch_larger_than_the_device() {
+    let session = backend_or_skip!();
+    let mut random = Random::new(3);
+    let lens = (0..160).map(|_| (3000.0 * random.unit().powi(4)) as i32).collect();
+    invariant_in_any_batch(&session, &Spec { h_q: 8, lens, invariant: true, ..Spec::default() });
+}
