@@ -35,13 +35,6 @@ __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address, uint32_t 
            uint64_t((address & 0x3ffff) >> 4);
 }
 
-// Descriptor of a shared-memory operand without swizzle, K innermost: matrices of 8 x 16 bytes, each in one
-// piece; `k_stride` leads to the next 16 bytes of k, `group_stride` to the next eight rows.
-__device__ __forceinline__ uint64_t wgmma_descriptor_unswizzled(uint32_t address, uint32_t group_stride,
-                                                                uint32_t k_stride) {
-    return uint64_t(group_stride >> 4) << 32 | uint64_t(k_stride >> 4) << 16 | uint64_t((address & 0x3ffff) >> 4);
-}
-
 // A from registers, B K innermost. `accumulate` 0 overwrites D.
 template <class T>
 __device__ __forceinline__ void wgmma_m64n64k16_rs(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int accumulate);

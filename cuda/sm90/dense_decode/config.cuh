@@ -32,12 +32,8 @@ constexpr int kThreads = 384;
 constexpr int kStages = 3;         // tiles of K's latent part in shared memory
 constexpr int kColumnTile = 64;    // columns of one swizzled tile, 128 bytes
 constexpr int kColumnTiles = kLatent / kColumnTile;
-// Steps of 16 columns of Q's latent part that stay in registers. One less than all: with it the scores warps
-// fit their registers, without it the compiler serialises their products.
-constexpr int kSteps = kLatent / 16;
-constexpr int kRegisterSteps = kSteps - 1;
-constexpr int kStepBytes = kRows * 16 * 2;
-constexpr int kBuffersOfP = 2;
+// Column tiles of Q that stay in registers; the rest, the rotary part too, stays in shared memory.
+constexpr int kRegisterTiles = 7;
 // P of the tile before is given away when the products of this many column tiles are done.
 constexpr int kReleaseTile = 3;
 constexpr int kTileBytes = kTokens * kColumnTile * 2;

@@ -19,12 +19,10 @@ __device__ __forceinline__ void init_barriers(Shared& s) {
     }
     init(s.k_rope_full, 1);
     init(s.k_rope_empty, warps * kCluster);
-    init(s.q_rope_full, 1);
-    init(s.q_rope_empty, warps);
-    for (int i = 0; i < kBuffersOfP; ++i) {
-        init(s.p_full[i], warps);
-        init(s.p_empty[i], 2 * warps);
-    }
+    init(s.q_tail_full, 1);
+    init(s.q_tail_empty, warps);
+    init(s.p_full, warps);
+    init(s.p_empty, 2 * warps);
     init(s.final_full, warps);
     init(s.final_empty, 2 * warps);
     fence_mbarrier_init();

@@ -5,7 +5,7 @@
 // warps of the left half share the work of an item; they issue the one that lies kStages further as soon as
 // an item is done with, into its stage, over the end of a piece too. What does not fit the ring has one
 // buffer each, filled by the right half when the products of the tile or piece before are done with it:
-// K's rotary part (warp 0) and Q's (warp 1).
+// K's rotary part (warp 0) and Q's tail (warp 1).
 #pragma once
 #include "common/cluster.cuh"
 #include "common/divide.cuh"
@@ -161,14 +161,17 @@ class TailLoader {
                                           uint32_t shared)
         : p_(p), maps_(maps), place_(place), shared_(shared) {}
 
-    // Q's rotary part, for a piece that begins.
-    __device__ __forceinline__ void q_rope(const Piece& piece) {
-        mbarrier_wait(FLASHMLA_SHARED(shared_, q_rope_empty), phase_ ^ 1);
+    // Q's column tiles for which there are no registers, for a piece that begins.
+    __device__ __forceinline__ void q_tail(const Piece& piece) {
+        mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_empty), phase_ ^ 1);
         phase_ ^= 1;
-        const uint32_t barrier = FLASHMLA_SHARED(shared_, q_rope_full);
+        const uint32_t barrier = FLASHMLA_SHARED(shared_, q_tail_full);
         if (elect_one()) {
-            mbarrier_arrive_expect_tx(barrier, kTileBytes);
-            copy_q(p_, maps_.q, place_, piece.request, kColumnTiles, FLASHMLA_SHARED(shared_, q_rope), barrier);
+            mbarrier_arrive_expect_tx(barrier, 2 * kTileBytes);
+#pragma unroll 1
+            for (int i = 0; i < 2; ++i)
+                copy_q(p_, maps_.q, place_, piece.request, kRegisterTiles + i,
+                       FLASHMLA_SHARED(shared_, q_tail) + i * kTileBytes, barrier);
         }
         __syncwarp();
     }

@@ -37,7 +37,7 @@ class Output {
             Piece next;
             more = pieces.next(p_, next);
             // Before the output is stored, so that the scores of the next piece need not wait for that.
-            if (more && next.tile_begin < next.tile_end) load_rope(next);
+            if (more && next.tile_begin < next.tile_end) load_tail(next);
             if (any) finish(acc, piece);
             piece = next;
             any = true;
@@ -64,9 +64,9 @@ class Output {
     }
 
     // What a piece needs besides the ring.
-    __device__ __forceinline__ void load_rope(const Piece& piece) {
+    __device__ __forceinline__ void load_tail(const Piece& piece) {
         if constexpr (!kLeft) {
-            if (kRope && warp_ == 1) loader_.q_rope(piece);
+            if (warp_ == 1) loader_.q_tail(piece);
         }
         load_k_rope(piece, piece.tile_begin);
     }
@@ -91,11 +91,12 @@ class Output {
         // then on the scores warps wait for this product.
         static_assert(kBarriersPerStage == 2, "a half of the columns is a group");
         mbarrier_wait(FLASHMLA_SHARED(shared_, stage_full) + (ring_.stage * 2 + !kLeft) * 8, ring_.phase);
-        const uint64_t p = wgmma_descriptor(FLASHMLA_SHARED(shared_, p) + p_buffer_ * kTileBytes, 1024, 0);
+        const uint64_t p = wgmma_descriptor(FLASHMLA_SHARED(shared_, p), 1024, 0);
         const uint64_t v = wgmma_descriptor(
             FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes + !kLeft * (kStageBytes / 2), 1024, kTileBytes);
-        mbarrier_wait(FLASHMLA_SHARED(shared_, p_full) + p_buffer_ * 8, p_phase_);
-        const float r0 = s_.rescale[p_buffer_][row(0)], r1 = s_.rescale[p_buffer_][row(1)];
+        mbarrier_wait(FLASHMLA_SHARED(shared_, p_full), p_phase_);
+        p_phase_ ^= 1;
+        const float r0 = s_.rescale[row(0)], r1 = s_.rescale[row(1)];
         if (__any_sync(~0u, r0 != 1.f || r1 != 1.f)) {
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] *= i / 2 % 2 ? r1 : r0;
@@ -113,7 +114,7 @@ class Output {
         wgmma_wait<0>();
         pin(acc);
         if (lane_ == 0) {
-            mbarrier_arrive(FLASHMLA_SHARED(shared_, p_empty) + p_buffer_ * 8);
+            mbarrier_arrive(FLASHMLA_SHARED(shared_, p_empty));
             const uint32_t barrier = FLASHMLA_SHARED(shared_, stage_empty) + ring_.stage * 8;
 #pragma unroll
             for (int rank = 0; rank < kCluster; ++rank) {
@@ -127,8 +128,6 @@ class Output {
         __syncwarp();
         if constexpr (kLeft) loader_.issue(ring_);
         ring_.advance();
-        p_buffer_ ^= 1;
-        p_phase_ ^= p_buffer_ == 0;
     }
 
     __device__ __forceinline__ void finish(float (&acc)[128], const Piece& piece) {
@@ -189,7 +188,7 @@ class Output {
     std::conditional_t<kLeft, RingLoader<kCluster>, TailLoader<kCluster>> loader_;
     Ring ring_;
     int empty_stages_ = kStages;
-    uint32_t p_buffer_ = 0, p_phase_ = 0, final_phase_ = 0;
+    uint32_t p_phase_ = 0, final_phase_ = 0;
 };
 
 }  // namespace flashmla::sm90::dense_decode

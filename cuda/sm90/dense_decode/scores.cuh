@@ -7,7 +7,6 @@
 #pragma once
 #include "common/cluster.cuh"
 #include "common/mbarrier.cuh"
-#include "common/named_barrier.cuh"
 #include "common/wgmma.cuh"
 #include "sm90/dense_decode/work.cuh"
 
@@ -24,27 +23,24 @@ class Scores {
         : p_(p), s_(s), shared_(smem_base(&s)), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32 % 4), place_(p) {}
 
     __device__ __forceinline__ void run() {
-        const Piece& piece = s_.piece;
-        if (threadIdx.x == 0) s_.pieces = Pieces(p_, place_.partition);
-        while (next_piece()) {
+        Pieces pieces(p_, place_.partition);
+        Piece piece;
+        while (pieces.next(p_, piece)) {
             begin_rows(piece);
             if (piece.tile_begin < piece.tile_end) {
                 load_q();
-                const int end = piece.tile_end;
-                for (int tile = piece.tile_begin; tile < end; ++tile) {
-                    // P of the tile before is given away on the way.
+                for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) {
+                    // P of the tile before is given away when these products are nearly done.
                     products(tile > piece.tile_begin);
-                    softmax(tile);
-                    if (tile + 1 == end) clear_padding(piece.tokens - tile * kTokens);
+                    softmax(piece, tile);
+                    if ((tile + 1) * kTokens > piece.tokens) clear_padding(piece.tokens - tile * kTokens);
                     fence_proxy_async();
                     __syncwarp();
                     ring_.advance();
-                    phases_ ^= kPBuffer;
-                    if (!(phases_ & kPBuffer)) phases_ ^= kPPhase;
                 }
                 release_p();
-                if (kRope && lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, q_rope_empty));
-                phases_ ^= kQRopePhase;
+                if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, q_tail_empty));
+                q_tail_phase_ ^= 1;
             }
             finish(piece);
         }
@@ -52,21 +48,6 @@ class Scores {
 
   private:
     static constexpr bool kRope = kHeadDim > kLatent;
-    // Phases of barriers, and the buffer that the next P goes to.
-    enum : uint32_t { kPPhase = 1, kPBuffer = 2, kKRopePhase = 4, kQRopePhase = 8, kFinalPhase = 16 };
-
-    __device__ __forceinline__ uint32_t phase(uint32_t bit) const { return (phases_ & bit) != 0; }
-    __device__ __forceinline__ uint32_t buffer() const { return phase(kPBuffer); }
-
-    // Goes on to the next piece, for all scores warps: they are done with the last one when they get here.
-    __device__ __forceinline__ bool next_piece() {
-        sync();
-        if (threadIdx.x == 0) s_.more = s_.pieces.next(p_, s_.piece);
-        sync();
-        return s_.more;
-    }
-
-    static __device__ __forceinline__ void sync() { named_barrier_sync<1, 128>(); }
 
     // The rows of this thread.
     __device__ __forceinline__ int row(int half) const { return warp_ * 16 + half * 8 + lane_ / 4; }
@@ -77,6 +58,7 @@ class Scores {
         sum_[0] = sum_[1] = 0.f;
         visible_[0] = visible_tokens(p_, piece.tokens, first + row(0));
         visible_[1] = visible_tokens(p_, piece.tokens, first + row(1));
+        all_visible_ = visible_tokens(p_, piece.tokens, first);
     }
 
     // Q's latent part passes through a stage of the ring into registers.
@@ -85,21 +67,11 @@ class Scores {
         const uint32_t matrix = lane_ / 8;
         const uint32_t q_row = warp_ * 16 + (matrix & 1) * 8 + lane_ % 8;
 #pragma unroll
-        for (int i = 0; i < kSteps; ++i) {
-            if (i % (kSteps / kBarriersPerStage) == 0) wait_stage(i / (kSteps / kBarriersPerStage));
-            const uint32_t from = stage + i / 4 * kTileBytes + swizzle_128b(q_row, i % 4 * 2 + (matrix >> 1));
-            if (i < kRegisterSteps) {
-                ldmatrix_x4(q_[i], from);
-            } else {
-                uint32_t step[4];
-                ldmatrix_x4(step, from);
-                // Each warp its own rows, eight by eight.
-                stmatrix_x4(FLASHMLA_SHARED(shared_, q_step) + (warp_ * 2 + (matrix & 1)) * 256 + (matrix >> 1) * 128 +
-                                lane_ % 8 * 16,
-                            step[0], step[1], step[2], step[3]);
-                fence_proxy_async();
-                sync();
-            }
+        for (int c = 0; c < kRegisterTiles; ++c) {
+            if (c % kTilesPerBarrier == 0) wait_stage(c / kTilesPerBarrier);
+#pragma unroll
+            for (int k = 0; k < 4; ++k)
+                ldmatrix_x4(q_[c][k], stage + c * kTileBytes + swizzle_128b(q_row, k * 2 + (matrix >> 1)));
         }
         __syncwarp();
         // In the place of both halves of the output warps, who skip this stage.
@@ -113,6 +85,7 @@ class Scores {
 
     __device__ __forceinline__ void products(bool give_p) {
         const uint64_t k = wgmma_descriptor(FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes, 1024, 0);
+        const uint64_t tail = wgmma_descriptor(FLASHMLA_SHARED(shared_, q_tail), 1024, 0);
         wait_stage(0);
         pin(score_);
         wgmma_fence();
@@ -125,27 +98,28 @@ class Scores {
                 wgmma_fence();
             }
             if (c == kReleaseTile) wgmma_commit();
+            if (c == kRegisterTiles) {
+                mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_full), q_tail_phase_);
+                wgmma_fence();
+            }
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                const int step = c * 4 + i;
                 const uint64_t b = k + ((c * kTileBytes + i * 32) >> 4);
-                if (step < kRegisterSteps) {
-                    wgmma_m64n64k16_rs<T>(score_, q_[step], b, step > 0);
+                if (c < kRegisterTiles) {
+                    wgmma_m64n64k16_rs<T>(score_, q_[c][i], b, c + i > 0);
                 } else {
-                    const uint64_t a = wgmma_descriptor_unswizzled(FLASHMLA_SHARED(shared_, q_step), 256, 128);
-                    wgmma_m64n64k16_ss<T>(score_, a, b, 1);
+                    wgmma_m64n64k16_ss<T>(score_, tail + i * 2, b, 1);
                 }
             }
         }
         if constexpr (kRope) {
-            mbarrier_wait(FLASHMLA_SHARED(shared_, q_rope_full), phase(kQRopePhase));
-            mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_full), phase(kKRopePhase));
-            phases_ ^= kKRopePhase;
+            mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_full), k_rope_phase_);
+            k_rope_phase_ ^= 1;
             wgmma_fence();
-            const uint64_t a = wgmma_descriptor(FLASHMLA_SHARED(shared_, q_rope), 1024, 0);
             const uint64_t b = wgmma_descriptor(FLASHMLA_SHARED(shared_, k_rope), 1024, 0);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) wgmma_m64n64k16_ss<T>(score_, a + i * 2, b + i * 2, 1);
+            for (int i = 0; i < 4; ++i)
+                wgmma_m64n64k16_ss<T>(score_, tail + (kTileBytes >> 4) + i * 2, b + i * 2, 1);
         }
         wgmma_commit();
         wgmma_wait<1>();
@@ -163,13 +137,12 @@ class Scores {
 
     // The P written last goes to the output warps.
     __device__ __forceinline__ void release_p() {
-        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, p_full) + (buffer() ^ 1) * 8);
+        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, p_full));
     }
 
-    __device__ __forceinline__ void softmax(int tile) {
+    __device__ __forceinline__ void softmax(const Piece& piece, int tile) {
         const int base = tile * kTokens;
-        // Row 0 of this thread sees no more than its row 1.
-        if (base + kTokens > visible_[0]) {
+        if (base + kTokens > all_visible_) {
             const int column = base + lane_ % 4 * 2;
 #pragma unroll
             for (int i = 0; i < 32; ++i) {
@@ -202,12 +175,13 @@ class Scores {
         }
 #pragma unroll
         for (int h = 0; h < 2; ++h) sum_[h] = sum_[h] * rescale[h] + (sum[h] + sum[h + 2]);
-        mbarrier_wait(FLASHMLA_SHARED(shared_, p_empty) + buffer() * 8, phase(kPPhase) ^ 1);
+        mbarrier_wait(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1);
+        p_phase_ ^= 1;
         if (lane_ % 4 == 0) {
-            s_.rescale[buffer()][row(0)] = rescale[0];
-            s_.rescale[buffer()][row(1)] = rescale[1];
+            s_.rescale[row(0)] = rescale[0];
+            s_.rescale[row(1)] = rescale[1];
         }
-        const uint32_t p = FLASHMLA_SHARED(shared_, p) + buffer() * kTileBytes;
+        const uint32_t p = FLASHMLA_SHARED(shared_, p);
         const uint32_t matrix = lane_ / 8;
         const uint32_t p_row = warp_ * 16 + (matrix & 1) * 8 + lane_ % 8;
 #pragma unroll
@@ -221,7 +195,6 @@ class Scores {
     // Rows past the length may hold anything, NaN too, and P = 0 does not silence that.
     __device__ __forceinline__ void clear_padding(int valid) {
         const uint32_t stage = FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes;
-        // None if the tile is full.
         const int bytes = (kTokens - valid) * 128;
 #pragma unroll 1
         for (int c = 0; c < kColumnTiles; ++c) {
@@ -235,8 +208,8 @@ class Scores {
     }
 
     __device__ __forceinline__ void finish(const Piece& piece) {
-        mbarrier_wait(FLASHMLA_SHARED(shared_, final_empty), phase(kFinalPhase) ^ 1);
-        phases_ ^= kFinalPhase;
+        mbarrier_wait(FLASHMLA_SHARED(shared_, final_empty), final_phase_ ^ 1);
+        final_phase_ ^= 1;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             float sum = sum_[h];
@@ -287,11 +260,11 @@ class Scores {
     const int lane_, warp_;
     const Place place_;
     Ring ring_;
-    uint32_t phases_ = 0;
-    uint32_t q_[kRegisterSteps][4];
+    uint32_t p_phase_ = 0, k_rope_phase_ = 0, q_tail_phase_ = 0, final_phase_ = 0;
+    uint32_t q_[kRegisterTiles][4][4];
     float score_[32];
     float reference_[2], sum_[2];
-    int visible_[2];
+    int visible_[2], all_visible_;
 };
 
 }  // namespace flashmla::sm90::dense_decode

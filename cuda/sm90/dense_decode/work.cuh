@@ -94,27 +94,21 @@ struct Shared {
     // Latent parts of K tiles in a ring; Q's latent part passes through it, too.
     alignas(1024) uint8_t stage[kStages][kStageBytes];
     alignas(1024) uint8_t k_rope[kTileBytes];
-    alignas(1024) uint8_t q_rope[kTileBytes];
-    alignas(1024) uint8_t p[kBuffersOfP][kTileBytes];
-    // The step of Q for which there are no registers.
-    alignas(1024) uint8_t q_step[kStepBytes];
+    // The column tiles of Q for which there are no registers.
+    alignas(1024) uint8_t q_tail[2][kTileBytes];
+    alignas(1024) uint8_t p[kTileBytes];
     // What the output rows are multiplied by before P V is added, and at the end of a piece.
-    float rescale[kBuffersOfP][kRows];
+    float rescale[kRows];
     float final_scale[kRows];
     uint64_t stage_full[kStages][kBarriersPerStage];
     uint64_t stage_empty[kStages];
     uint64_t k_rope_full, k_rope_empty;
-    uint64_t q_rope_full, q_rope_empty;
-    uint64_t p_full[kBuffersOfP], p_empty[kBuffersOfP];
+    uint64_t q_tail_full, q_tail_empty;
+    uint64_t p_full, p_empty;
     uint64_t final_full, final_empty;
-    // Of the scores warps: what changes once a piece has no place in their registers.
-    Pieces pieces;
-    Piece piece;
-    bool more;
 };
 
-// Without the padding at the end, for which there is no room.
-constexpr int kSharedBytes = offsetof(Shared, more) + sizeof(bool);
+constexpr int kSharedBytes = sizeof(Shared);
 static_assert(kSharedBytes <= 232448, "more than a thread block can have");
 
 // Address of a member of Shared, given that of the struct.
