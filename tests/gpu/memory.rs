@@ -1,6 +1,7 @@
 //! Memory of a backend, with guard regions around it.
 
 use crate::cuda::{self, DeviceBuffer, Plain};
+use crate::session::Queue;
 use std::alloc::Layout;
 use std::mem::size_of_val;
 
@@ -99,16 +100,23 @@ impl Region {
         }
     }
 
-    /// Fills the region with copies of its first `pattern` bytes, on the device.
-    pub fn repeat(&self, stream: &cuda::Stream, pattern: usize) -> Result<(), String> {
-        let Memory::Device(buffer) = &self.memory else { return Err("device memory only".into()) };
+    /// Fills the region with copies of its first `pattern` bytes.
+    pub fn repeat(&self, queue: &Queue, pattern: usize) -> Result<(), String> {
         let mut done = pattern;
         while done < self.bytes {
             let next = done.min(self.bytes - done);
-            stream.copy(buffer, self.before + done, buffer, self.before, next)?;
+            match (&self.memory, queue) {
+                (Memory::Host(host), _) => {
+                    host.slice_mut()[self.before..].copy_within(..next, done);
+                }
+                (Memory::Device(buffer), Queue::Stream(stream)) => {
+                    stream.copy(buffer, self.before + done, buffer, self.before, next)?;
+                }
+                (Memory::Device(_), Queue::Immediate) => return Err("device memory needs a stream".into()),
+            }
             done += next;
         }
-        stream.synchronize()
+        queue.synchronize()
     }
 
     /// Sets every byte to `UNTOUCHED` again.

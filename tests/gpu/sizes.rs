@@ -109,7 +109,7 @@ fn batch_of_65536() {
     let (place, fence) = (session.place(), Fence::Guarded);
     let q = Region::new(place, fence, data.q.len() * 2 * COPIES, 0).unwrap();
     q.write(0, &data.q).unwrap();
-    q.repeat(&session.gpu().context.stream().unwrap(), data.q.len() * 2).unwrap();
+    q.repeat(&session.queue().unwrap(), data.q.len() * 2).unwrap();
     let kv = Region::with(place, fence, &data.kv, 0).unwrap();
     let table = Region::with(place, fence, &data.table.repeat(COPIES), 0).unwrap();
     let lens = Region::with(place, fence, &data.lens.repeat(COPIES), 0).unwrap();
@@ -187,7 +187,7 @@ fn more_than_65535_row_blocks() {
     let (place, fence) = (session.place(), Fence::Guarded);
     let q = Region::new(place, fence, q_bytes * COPIES, 0).unwrap();
     q.write(0, &data.q).unwrap();
-    q.repeat(&session.gpu().context.stream().unwrap(), q_bytes).unwrap();
+    q.repeat(&session.queue().unwrap(), q_bytes).unwrap();
     let kv = Region::with(place, fence, &data.kv, 0).unwrap();
     let table = Region::with(place, fence, &data.table, 0).unwrap();
     let lens = Region::with(place, fence, &data.lens, 0).unwrap();
