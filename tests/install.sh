@@ -38,6 +38,11 @@ else
     echo "no pkg-config here: its file was installed, not tried"
 fi
 
+# The program in the README is what a reader tries first.
+sed -n '/^```c$/,/^```$/{/^```/d;p}' README.md >"$work/readme.c"
+$cc $flags -I"$work/moved/include" "$work/readme.c" -L"$work/moved/lib" -lflashmla -o "$work/readme"
+LD_LIBRARY_PATH=$work/moved/lib "$work/readme" | grep 'lse of head 0: 1.0986'
+
 cat >"$work/CMakeLists.txt" <<'CMAKE'
 cmake_minimum_required(VERSION 3.16)
 project(consumer C)
