@@ -57,7 +57,10 @@ __device__ __forceinline__ void combine(const CombineParams& p) {
     grid_dependency_wait();
     if (row >= rows) return;
     const Slots slots = find_slots(p, unit);
-    if (slots.count <= 0) return;
+    // A plan for other lengths may name accumulators that do not exist.
+    if (slots.count <= 0 || slots.first < 0 || slots.first >= p.slots || slots.rest < 0 ||
+        slots.count - 1 > p.slots - slots.rest)
+        return;
 
     const float* split_lse = reinterpret_cast<const float*>(p.split_lse);
     const float4* split_out = reinterpret_cast<const float4*>(p.split_out);

@@ -202,6 +202,7 @@ impl GpuDevice {
             causal: shape.causal as i32,
             lse_empty_pos_inf: shape.lse_empty_pos_inf as i32,
             scale_log2: (problem.softmax_scale as f64 * std::f64::consts::LOG2_E) as f32,
+            slots: split.slots as i32,
         };
         let launch = Launch {
             kernel: self.dense_decode.decode[decode_index(shape, grid)],
@@ -246,6 +247,7 @@ impl GpuDevice {
             max_tokens: shape.max_tokens() as i32,
             batch_invariant: shape.batch_invariant as i32,
             lse_empty_pos_inf: shape.lse_empty_pos_inf as i32,
+            slots: split.slots as i32,
         };
         let launch = Launch {
             kernel: self.dense_decode.combine[combine_index(shape)],

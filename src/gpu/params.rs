@@ -68,6 +68,8 @@ pub struct DenseDecodeParams {
     pub lse_empty_pos_inf: i32,
     /// softmax_scale * log2(e)
     pub scale_log2: f32,
+    /// Accumulators that the workspace holds: a plan for other lengths must not lead past them.
+    pub slots: i32,
 }
 
 /// `cuda/any/combine.cu`
@@ -92,6 +94,8 @@ pub struct CombineParams {
     pub max_tokens: i32,
     pub batch_invariant: i32,
     pub lse_empty_pos_inf: i32,
+    /// As in the kernel that wrote them.
+    pub slots: i32,
 }
 
 /// What a kernel needs to divide by a number that the host knows (`cuda/common/divide.cuh`).

@@ -285,12 +285,13 @@ fn check(launches: &[Launch], e: &Expected) {
             causal: 0,
             lse_empty_pos_inf: 0,
             scale_log2: params.scale_log2,
+            slots: e.combine.map_or(0, |(_, slots)| slots) as i32,
         },
         "{}",
         e.name
     );
 
-    let Some((blocks, _)) = e.combine else { return };
+    let Some((blocks, slots)) = e.combine else { return };
     let combine = &launches[2];
     let dtype = if p.dtype == FLASHMLA_DTYPE_BF16 { "bf16" } else { "fp16" };
     assert_eq!(combine.kernel(), format!("flashmla_combine_{dtype}"), "{}", e.name);
@@ -316,6 +317,7 @@ fn check(launches: &[Launch], e: &Expected) {
             max_tokens,
             batch_invariant: invariant,
             lse_empty_pos_inf: 0,
+            slots: slots as i32,
         },
         "{}",
         e.name

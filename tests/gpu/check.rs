@@ -77,8 +77,7 @@ pub fn compare(spec: &Spec, results: &Results, expected: &Expected) -> Result<Ma
         for (at, (bits, r)) in got.iter().zip(want).enumerate() {
             let x = value(*bits);
             let part = (x - r).abs() / (OUT.0 + OUT.1 * r.abs());
-            // Written so that NaN is outside, too.
-            if !(part <= 1.0) {
+            if part.is_nan() || part > 1.0 {
                 let row = at / D_V as usize;
                 let [token, head, column] = [row / spec.h_q as usize, row % spec.h_q as usize, at % D_V as usize];
                 return Err(format!("out[{i}, {token}, {head}, {column}] = {x}, not {r}"));
@@ -105,7 +104,7 @@ pub fn compare(spec: &Spec, results: &Results, expected: &Expected) -> Result<Ma
         let x = f32::from_bits(*bits) as f64;
         let part = if x == *r { 0.0 } else { (x - r).abs() / (LSE.0 + LSE.1 * r.abs()) };
         // An infinity must be met exactly: the quotient is then NaN or infinite.
-        if !(part <= 1.0) {
+        if part.is_nan() || part > 1.0 {
             let (s_q, h_q) = (spec.s_q as usize, spec.h_q as usize);
             return Err(format!("lse[{}, {}, {}] = {x}, not {r}", at / s_q / h_q, at / s_q % h_q, at % s_q));
         }

@@ -135,12 +135,15 @@ fn random_batch(random: &mut Random, b: usize) -> Batch {
     };
     let lens = (0..b).map(|_| length()).collect();
     let h_kv = random.pick(&[1, 1, 2, 5, 200]);
+    let (group, s_q) = (random.pick(&[1, 16, 64, 100, 128]), random.pick(&[1, 2, 7]));
+    // The library counts rows of queries in 31 bits.
+    let (group, s_q) = if b as i64 * s_q * h_kv * group > i32::MAX as i64 { (1, 1) } else { (group, s_q) };
     Batch {
         lens,
         stride: random.pick(&[1, 3]),
-        h_q: h_kv * random.pick(&[1, 16, 64, 100, 128]),
+        h_q: h_kv * group,
         h_kv,
-        s_q: random.pick(&[1, 2, 7]),
+        s_q,
         page,
         columns,
         invariant: random.below(2) == 0,

@@ -170,7 +170,7 @@ class Output {
     template <int kHalfRow>
     __device__ __forceinline__ void store_split_row(float (&acc)[128], const Piece& piece, float scale) {
         const int row = place_.row_block * kRows + this->row(kHalfRow);
-        if (row >= p_.rows) return;
+        if (row >= p_.rows || piece.slot < 0) return;
         const int64_t at = (int64_t(piece.slot) * p_.h_kv + place_.kv_head) * p_.rows + row;
         float* out = reinterpret_cast<float*>(p_.split_out) + at * kLatent + !kLeft * kColumns + lane_ % 4 * 2;
 #pragma unroll

@@ -26,7 +26,7 @@ struct Piece {
     int request, tokens;
     int tile_begin, tile_end;
     bool whole;  // the request is not split: the piece writes the output itself
-    int slot;    // accumulator of a piece of a split request
+    int slot;    // accumulator of a piece of a split request; -1: there is none, the plan is for other lengths
 };
 
 // Walks the pieces of a partition. Every role walks them alike. A plan that was never written
@@ -60,6 +60,7 @@ class Pieces {
         piece.tile_end = stop;
         piece.whole = tile_ == 0 && stop == tiles;
         piece.slot = piece.whole ? 0 : slot_of(plan, p.b, p.partitions, request_, partition_, tile_);
+        if (piece.slot < 0 || piece.slot >= p.slots) piece.slot = -1;
         if (stop >= tiles) {
             ++request_;
             tile_ = 0;
