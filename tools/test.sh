@@ -34,6 +34,10 @@ count_cargo "$logs/cargo.log"
 # A test program that did not build or that crashed closes with no line.
 if [ $status -ne 0 ] && [ "$failed" -eq 0 ]; then failed=1; fi
 
+# The GPU suite's cases on the CPU backend: the same shapes, edges and references. What only a device has skips.
+if run cpu_backend env FLASHMLA_TEST_BACKEND=cpu cargo test --release --test gpu -- --test-threads=1; then :; else status=1; fi
+count_cargo "$logs/cpu_backend.log"
+
 if run examples tools/examples.sh test; then :; else status=1; fi
 counts=$(sed -n 's/.*% tests passed, \([0-9]*\) tests failed out of \([0-9]*\).*/\1 \2/p' "$logs/examples.log")
 if [ -n "$counts" ]; then

@@ -13,9 +13,6 @@ struct Bf16 {
         asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
         return r;
     }
-    static __device__ __forceinline__ float2 unpack(uint32_t pair) {
-        return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)};
-    }
 };
 
 struct Fp16 {
@@ -23,9 +20,6 @@ struct Fp16 {
         uint32_t r;
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
         return r;
-    }
-    static __device__ __forceinline__ float2 unpack(uint32_t pair) {
-        return __half22float2(*reinterpret_cast<const __half2*>(&pair));
     }
 };
 

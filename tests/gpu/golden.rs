@@ -7,8 +7,8 @@ use crate::memory::Fence;
 use crate::oracle::{expected, golden_cases, Golden};
 use flashmla::problem::dense_decode::Dtype;
 
-/// Upstream's own error on these cases.
-const BF16_RMS: f64 = 0.0022;
+/// Upstream's own error on these cases, 0.0022 to two digits.
+const BF16_RMS: f64 = 0.00225;
 
 #[test]
 fn within_the_bounds_of_upstream_and_of_the_reference() {

@@ -168,17 +168,11 @@ class Scores {
             rescale[h] = exp2_approx(reference_[h] + offset[h]);
             reference_[h] = -offset[h];
         }
-        // The sum is of P as it is multiplied, rounded: what rounding adds to a row's weights, the division by
-        // their sum takes away again.
-        uint32_t packed[16];
+        // The sum is of P before rounding: lse is exact to FP32.
 #pragma unroll
-        for (int i = 0; i < 16; ++i) {
-            const int h = i % 2;
-            packed[i] = T::pack(exp2_approx(fmaf(score_[2 * i], p_.scale_log2, offset[h])),
-                                exp2_approx(fmaf(score_[2 * i + 1], p_.scale_log2, offset[h])));
-            const float2 rounded = T::unpack(packed[i]);
-            sum[h] += rounded.x;
-            sum[h + 2] += rounded.y;
+        for (int i = 0; i < 32; ++i) {
+            score_[i] = exp2_approx(fmaf(score_[i], p_.scale_log2, offset[i / 2 % 2]));
+            sum[i / 2 % 4] += score_[i];
         }
 #pragma unroll
         for (int h = 0; h < 2; ++h) sum_[h] = sum_[h] * rescale[h] + (sum[h] + sum[h + 2]);
@@ -192,9 +186,10 @@ class Scores {
         const uint32_t matrix = lane_ / 8;
         const uint32_t p_row = warp_ * 16 + (matrix & 1) * 8 + lane_ % 8;
 #pragma unroll
-        for (int i = 0; i < 16; i += 4) {
-            stmatrix_x4(p + swizzle_128b(p_row, i / 2 + (matrix >> 1)), packed[i], packed[i + 1], packed[i + 2],
-                        packed[i + 3]);
+        for (int i = 0; i < 32; i += 8) {
+            stmatrix_x4(p + swizzle_128b(p_row, i / 4 + (matrix >> 1)), T::pack(score_[i], score_[i + 1]),
+                        T::pack(score_[i + 2], score_[i + 3]), T::pack(score_[i + 4], score_[i + 5]),
+                        T::pack(score_[i + 6], score_[i + 7]));
         }
     }
 
