@@ -1,0 +1,35 @@
+/* Sizes and offsets as a C compiler lays the structs out, one a line: "struct member offset", member "" for the size. */
+#include <flashmla.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#define SIZE(s) printf("%s - %zu\n", #s, sizeof(s))
+#define AT(s, m) printf("%s %s %zu\n", #s, #m, offsetof(s, m))
+
+int main(void) {
+    SIZE(flashmla_const_tensor_t), AT(flashmla_const_tensor_t, data), AT(flashmla_const_tensor_t, strides);
+    SIZE(flashmla_tensor_t), AT(flashmla_tensor_t, data), AT(flashmla_tensor_t, strides);
+    SIZE(flashmla_options_t), AT(flashmla_options_t, struct_size), AT(flashmla_options_t, cpu_threads);
+    AT(flashmla_options_t, reserved);
+    SIZE(flashmla_device_info_t), AT(flashmla_device_info_t, struct_size), AT(flashmla_device_info_t, name);
+    AT(flashmla_device_info_t, device), AT(flashmla_device_info_t, compute_capability);
+    AT(flashmla_device_info_t, multiprocessors), AT(flashmla_device_info_t, driver_version);
+    SIZE(flashmla_kernel_info_t), AT(flashmla_kernel_info_t, struct_size), AT(flashmla_kernel_info_t, name);
+    AT(flashmla_kernel_info_t, thread_blocks), AT(flashmla_kernel_info_t, cluster_size);
+    AT(flashmla_kernel_info_t, partitions);
+    SIZE(flashmla_plan_t), AT(flashmla_plan_t, struct_size), AT(flashmla_plan_t, data), AT(flashmla_plan_t, size);
+    AT(flashmla_plan_t, fingerprint);
+    SIZE(flashmla_dense_decode_params_t), AT(flashmla_dense_decode_params_t, struct_size);
+    AT(flashmla_dense_decode_params_t, dtype), AT(flashmla_dense_decode_params_t, flags);
+    AT(flashmla_dense_decode_params_t, b), AT(flashmla_dense_decode_params_t, s_q);
+    AT(flashmla_dense_decode_params_t, h_q), AT(flashmla_dense_decode_params_t, h_kv);
+    AT(flashmla_dense_decode_params_t, d_qk), AT(flashmla_dense_decode_params_t, d_v);
+    AT(flashmla_dense_decode_params_t, num_blocks), AT(flashmla_dense_decode_params_t, page_block_size);
+    AT(flashmla_dense_decode_params_t, max_blocks_per_seq), AT(flashmla_dense_decode_params_t, softmax_scale);
+    AT(flashmla_dense_decode_params_t, reserved), AT(flashmla_dense_decode_params_t, q);
+    AT(flashmla_dense_decode_params_t, kv_cache), AT(flashmla_dense_decode_params_t, block_table);
+    AT(flashmla_dense_decode_params_t, cache_seqlens), AT(flashmla_dense_decode_params_t, out);
+    AT(flashmla_dense_decode_params_t, lse), AT(flashmla_dense_decode_params_t, workspace);
+    AT(flashmla_dense_decode_params_t, workspace_size), AT(flashmla_dense_decode_params_t, plan);
+    return 0;
+}

@@ -1,0 +1,183 @@
+//! The plan, over a million random batches: every tile once, slots that fit the workspace and are nobody
+//! else's, and what the combination finds is what was written.
+
+mod random;
+
+use flashmla::gpu::params::Divisor;
+use flashmla::problem::dense_decode::{Raw, Shape};
+use flashmla::schedule::*;
+use random::Random;
+use std::collections::{BTreeMap, HashSet};
+
+struct Batch {
+    shape: Shape,
+    partitions: i64,
+    lens: Vec<i32>,
+}
+
+fn batch(r: &mut Random) -> Batch {
+    let h_kv = r.pick(&[1, 1, 1, 2, 5]);
+    let most = r.pick(&[2, 8, 40]);
+    let b = 1 + r.below(most) as i64;
+    let columns = r.pick(&[1, 3, 20, 400]);
+    let raw = Raw {
+        flags: r.pick(&[0, 4]),
+        b,
+        s_q: r.pick(&[1, 1, 2, 5]),
+        h_kv,
+        h_q: h_kv * r.pick(&[1, 16, 64, 128]),
+        d_qk: 576,
+        num_blocks: 1000,
+        page_block_size: r.pick(&[1, 16, 64, 256]),
+        max_blocks_per_seq: columns,
+        ..Default::default()
+    };
+    let shape = Shape::check(&raw).unwrap();
+    let most = shape.max_tokens() as u64 + 1;
+    let lens = (0..b).map(|_| match r.below(12) {
+        0 => 0,
+        1 => r.pick(&[-1, i32::MIN, i32::MAX, 1, 63, 64, 65]),
+        2 => r.below(most.min(200)) as i32,
+        _ => r.below(most) as i32,
+    });
+    let lens = lens.collect();
+    Batch { partitions: Grid::new(&shape, r.pick(&[1, 3, 16, 132])).partitions, shape, lens }
+}
+
+#[test]
+fn a_million_batches() {
+    let mut r = Random(4);
+    for _ in 0..1_000_000 {
+        let Batch { shape, partitions, lens } = batch(&mut r);
+        let plan = plan(&shape, partitions, &lens);
+        let what = || format!("{partitions} partitions, {shape:?}, {lens:?}\n{plan:?}");
+        assert_eq!(plan.borders.len() as i64, partitions + 1);
+        assert!(plan.borders.windows(2).all(|w| w[0] <= w[1]), "borders out of order: {}", what());
+        assert_eq!(plan.borders[0], Border::default(), "{}", what());
+
+        // In the order of the workers the tiles of each request follow one another, from none to all.
+        let slots = max_slots(&shape, partitions);
+        let mut next = BTreeMap::new();
+        let mut taken = HashSet::new();
+        let mut of_request: BTreeMap<i32, Vec<Piece>> = BTreeMap::new();
+        for piece in pieces(&shape, partitions, &plan, &lens) {
+            let at = next.insert(piece.request, piece.tiles.1);
+            assert_eq!(at.unwrap_or(0), piece.tiles.0, "{}", what());
+            if let Some(slot) = piece.slot {
+                assert!((0..slots).contains(&(slot as i64)), "slot {slot} of {slots}: {}", what());
+                assert!(taken.insert(slot), "slot {slot} twice: {}", what());
+            }
+            of_request.entry(piece.request).or_default().push(piece);
+        }
+        assert_eq!(next.len(), lens.len(), "a request is missing: {}", what());
+        for (request, end) in next {
+            assert_eq!(end as i64, tiles(&shape, lens[request as usize]), "{}", what());
+        }
+
+        let mut combined = HashSet::new();
+        for unit in units(&shape, partitions) {
+            if let Some((request, slots)) = combines(&shape, partitions, &plan, &lens, unit) {
+                assert!(combined.insert(request), "{request} is combined twice: {}", what());
+                let written: Vec<i32> = of_request[&request].iter().map(|p| p.slot.unwrap()).collect();
+                assert_eq!(slots, written, "request {request}: {}", what());
+            }
+        }
+        for (request, pieces) in &of_request {
+            assert_eq!(pieces.len() > 1, combined.contains(request), "{}", what());
+            assert_eq!(pieces.len() > 1, pieces[0].slot.is_some(), "{}", what());
+        }
+    }
+}
+
+fn units(shape: &Shape, partitions: i64) -> std::ops::Range<i64> {
+    0..if shape.batch_invariant { shape.b } else { partitions - 1 }
+}
+
+/// What cuda/any/combine.cuh finds: the request that a unit combines and its slots in order.
+fn combines(shape: &Shape, partitions: i64, plan: &Plan, lens: &[i32], unit: i64) -> Option<(i32, Vec<i32>)> {
+    if shape.batch_invariant {
+        let rec = plan.requests[unit as usize];
+        if rec.piece_tiles <= 0 {
+            return None;
+        }
+        let pieces = ceil_div(tiles(shape, lens[unit as usize]), rec.piece_tiles as i64) as i32;
+        return Some((unit as i32, (0..pieces).map(|i| rec.slot_base + i).collect()));
+    }
+    let cut = unit as i32 + 1;
+    let (at, before) = (plan.borders[cut as usize], plan.borders[cut as usize - 1]);
+    if at.tile == 0 || (before.request == at.request && before.tile > 0) {
+        return None;
+    }
+    let rec = plan.requests[at.request as usize];
+    let first = slot(shape, partitions, at.request, &rec, cut - 1, 0);
+    let rest = cut - 1..rec.last_partition.min(partitions as i32 - 1);
+    Some((at.request, std::iter::once(first).chain(rest).collect()))
+}
+
+/// No worker gets much more than its share: a stretch, and what the rounding of its two borders adds.
+#[test]
+fn stretches_are_balanced() {
+    let mut r = Random(5);
+    for _ in 0..200_000 {
+        let Batch { shape, partitions, lens } = batch(&mut r);
+        let cost = |t: i64| t + REQUEST_COST;
+        let plan = plan(&shape, partitions, &lens);
+        let line: i64 = if shape.batch_invariant {
+            pieces(&shape, partitions, &plan, &lens).iter().map(|p| cost((p.tiles.1 - p.tiles.0) as i64)).sum()
+        } else {
+            lens.iter().map(|l| cost(tiles(&shape, *l))).sum()
+        };
+        let longest = tiles(&shape, i32::MAX);
+        let rounding = match shape.batch_invariant {
+            // A border moves by at most half a piece and its fixed work.
+            true => ceil_div(longest, invariant_pieces(longest)).max(INVARIANT_PIECE_TILES) + REQUEST_COST,
+            // By less than a piece that is too small to be one, or by the fixed work of a request.
+            false => 2 * MIN_PIECE_TILES + 2 * REQUEST_COST,
+        };
+        let mut load = vec![0; partitions as usize];
+        for p in pieces(&shape, partitions, &plan, &lens) {
+            load[p.partition as usize] += cost((p.tiles.1 - p.tiles.0) as i64);
+        }
+        let most = load.into_iter().max().unwrap();
+        let share = ceil_div(line, partitions).max(MIN_STRETCH);
+        assert!(most <= share + rounding, "{most} of {share} + {rounding}: {shape:?} {partitions} {lens:?}");
+    }
+}
+
+/// The cuts of a batch-invariant plan follow from a request's own length.
+#[test]
+fn invariant_cuts_do_not_depend_on_the_batch() {
+    let mut r = Random(6);
+    for _ in 0..100_000 {
+        let Batch { shape, partitions, lens } = batch(&mut r);
+        let shape = Shape { batch_invariant: true, ..shape };
+        let alone = Shape { b: 1, ..shape };
+        let all = pieces(&shape, partitions, &plan(&shape, partitions, &lens), &lens);
+        let i = r.below(lens.len() as u64) as usize;
+        let own = [lens[i]];
+        let one = pieces(&alone, partitions, &plan(&alone, partitions, &own), &own);
+        let cuts = |pieces: &[Piece], request: i32| -> Vec<(i32, i32)> {
+            pieces.iter().filter(|p| p.request == request).map(|p| p.tiles).collect()
+        };
+        assert_eq!(cuts(&all, i as i32), cuts(&one, 0), "{shape:?} {lens:?} request {i}");
+    }
+}
+
+/// Division by multiplication, as the kernels do it.
+#[test]
+fn divisors_divide() {
+    let mut r = Random(7);
+    let edges = [0, 1, 2, 3, 63, 64, 65, 127, 128, i32::MAX as u32 - 1, i32::MAX as u32];
+    for i in 0..2_000_000 {
+        let d = match i % 4 {
+            0 => 1 + r.below(300) as u32,
+            1 => 1 << r.below(31),
+            2 => r.pick(&edges).max(1),
+            _ => 1 + (r.bits() as u32 >> 1).min(i32::MAX as u32 - 1),
+        };
+        let near = (r.below(1 << 31) as u32 / d).wrapping_mul(d);
+        let x = r.pick(&[r.0 as u32 >> 1, near, near.saturating_sub(1), 0, i32::MAX as u32]).min(i32::MAX as u32);
+        let Divisor { magic, shift } = Divisor::new(d);
+        assert_eq!((x as u64 * magic as u64) >> shift, (x / d) as u64, "{x} / {d}");
+    }
+}
