@@ -35,7 +35,7 @@ constexpr int kColumnTiles = kLatent / kColumnTile;
 // Column tiles of Q that stay in registers; the rest, the rotary part too, stays in shared memory.
 constexpr int kRegisterTiles = 7;
 // P of the tile before is given away when the products of this many column tiles are done.
-constexpr int kReleaseTile = 5;
+constexpr int kReleaseTile = 3;
 constexpr int kTileBytes = kTokens * kColumnTile * 2;
 constexpr int kStageBytes = kColumnTiles * kTileBytes;
 // The column tiles of a stage arrive on two barriers, so that products begin before all came.

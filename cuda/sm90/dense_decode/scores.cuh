@@ -154,20 +154,14 @@ class Scores {
 #pragma unroll
         for (int i = 0; i < 32; ++i) highest[i / 2 % 4] = fmaxf(highest[i / 2 % 4], score_[i]);
         float rescale[2], offset[2], sum[4] = {};
-        // Step by step for both rows, so that the shuffles of one hide those of the other.
-        float top[2] = {fmaxf(highest[0], highest[2]), fmaxf(highest[1], highest[3])};
-#pragma unroll
-        for (int step = 1; step <= 2; ++step) {
-            const float other[2] = {__shfl_xor_sync(~0u, top[0], step), __shfl_xor_sync(~0u, top[1], step)};
-            top[0] = fmaxf(top[0], other[0]);
-            top[1] = fmaxf(top[1], other[1]);
-        }
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-            top[h] *= p_.scale_log2;
-            offset[h] = -(top[h] > reference_[h] + kSlack ? top[h] : reference_[h]);
+            float top = fmaxf(highest[h], highest[h + 2]);
+            top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+            top = fmaxf(top, __shfl_xor_sync(~0u, top, 2)) * p_.scale_log2;
+            offset[h] = -(top > reference_[h] + kSlack ? top : reference_[h]);
         }
-        // Both rows' references before the exponentials of either.
+        // Both rows' references before the exponentials of either: the shuffles then hide one another.
         asm volatile("" : "+f"(offset[0]), "+f"(offset[1]));
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -182,13 +176,6 @@ class Scores {
         }
 #pragma unroll
         for (int h = 0; h < 2; ++h) sum_[h] = sum_[h] * rescale[h] + (sum[h] + sum[h + 2]);
-        // Packed before the wait for the buffer, not after it.
-        uint32_t packed[16];
-#pragma unroll
-        for (int i = 0; i < 16; ++i) {
-            packed[i] = T::pack(score_[2 * i], score_[2 * i + 1]);
-            asm volatile("" : "+r"(packed[i]));
-        }
         mbarrier_wait(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1);
         p_phase_ ^= 1;
         if (lane_ % 4 == 0) {
@@ -199,9 +186,10 @@ class Scores {
         const uint32_t matrix = lane_ / 8;
         const uint32_t p_row = warp_ * 16 + (matrix & 1) * 8 + lane_ % 8;
 #pragma unroll
-        for (int i = 0; i < 16; i += 4) {
-            stmatrix_x4(p + swizzle_128b(p_row, i / 2 + (matrix >> 1)), packed[i], packed[i + 1], packed[i + 2],
-                        packed[i + 3]);
+        for (int i = 0; i < 32; i += 8) {
+            stmatrix_x4(p + swizzle_128b(p_row, i / 4 + (matrix >> 1)), T::pack(score_[i], score_[i + 1]),
+                        T::pack(score_[i + 2], score_[i + 3]), T::pack(score_[i + 4], score_[i + 5]),
+                        T::pack(score_[i + 6], score_[i + 7]));
         }
     }
 
