@@ -111,14 +111,14 @@ fn elements(dtype: Dtype, values: impl Iterator<Item = f32>) -> Vec<u8> {
 /// and lse the logarithm of their number. Request 0 has two tokens with values 0.25 and 0.75, on
 /// the second page; request 1 has none. Everything else in the cache is NaN.
 fn known(dtype: Dtype) -> File {
-    let row = |value: f32| std::iter::repeat(value).take(576);
+    let row = |value: f32| std::iter::repeat_n(value, 576);
     let page_of = |a: f32, b: f32| row(a).chain(row(b));
     let cache = page_of(f32::NAN, f32::NAN).chain(page_of(0.25, 0.75));
-    let out = std::iter::repeat(0.5).take(3 * 512).chain(std::iter::repeat(0.0).take(3 * 512));
+    let out = std::iter::repeat_n(0.5, 3 * 512).chain(std::iter::repeat_n(0.0, 3 * 512));
     let ln2 = std::f32::consts::LN_2;
     let none = f32::NEG_INFINITY;
     let file = File { tensors: BTreeMap::new(), metadata: HashMap::new() };
-    file.set("q", dtype, &[2, 1, 3, 576], elements(dtype, std::iter::repeat(0.0).take(2 * 3 * 576)))
+    file.set("q", dtype, &[2, 1, 3, 576], elements(dtype, std::iter::repeat_n(0.0, 2 * 3 * 576)))
         .set("kv_cache", dtype, &[2, 2, 1, 576], elements(dtype, cache))
         .set("block_table", Dtype::I32, &[2, 2], ints(&[1, 2147480000, -7, 5]))
         .set("cache_seqlens", Dtype::I32, &[2], ints(&[2, 0]))
@@ -190,7 +190,7 @@ fn softmax_scale_and_mask_reach_the_library() {
     let (a, b) = (1f64.exp(), 3f64.exp());
     let (lse, out) = ((a + b).ln() as f32, ((0.25 * a + 0.75 * b) / (a + b)) as f32);
     let none = f32::NEG_INFINITY;
-    let outs = std::iter::repeat(out).take(3 * 512).chain(std::iter::repeat(0.0).take(3 * 512));
+    let outs = std::iter::repeat_n(out, 3 * 512).chain(std::iter::repeat_n(0.0, 3 * 512));
     let file = file.set("out", Dtype::BF16, &[2, 1, 3, 512], elements(Dtype::BF16, outs)).set(
         "lse",
         Dtype::F32,
@@ -201,7 +201,7 @@ fn softmax_scale_and_mask_reach_the_library() {
     assert_eq!(code, 0, "{out}{err}");
 
     // Two query tokens instead of heads: the first sees one key less.
-    let outs = [0.25f32, 0.5, 0.0, 0.0].into_iter().flat_map(|v| std::iter::repeat(v).take(512));
+    let outs = [0.25f32, 0.5, 0.0, 0.0].into_iter().flat_map(|v| std::iter::repeat_n(v, 512));
     let ln2 = std::f32::consts::LN_2;
     let file = known(Dtype::BF16)
         .key("causal", "1")

@@ -246,7 +246,7 @@ pub unsafe extern "C" fn flashmla_dense_decode(
     })
 }
 
-fn shape<'a>(context: &'a *const flashmla_context_t, params: *const Params) -> Result<(&'a Context, Params, Shape)> {
+fn shape(context: &*const flashmla_context_t, params: *const Params) -> Result<(&Context, Params, Shape)> {
     let context = context_ref(context)?;
     // SAFETY: per the contract of every function here.
     let params = unsafe { read_struct("params", params) }?;

@@ -34,14 +34,11 @@ struct Row {
     lse: f32,
 }
 
-/// Computes every row and hands `(request, token, head)`, the row's bits and its lse to `store`,
-/// on the calling thread.
-pub fn run(
-    device: &CpuDevice,
-    problem: &DenseDecode,
-    inputs: Inputs,
-    store: &mut dyn FnMut([i64; 3], &[u16; D_V as usize], f32),
-) {
+/// Takes a result: `(request, token, head)`, the row's bits and its lse.
+pub type Store<'a> = dyn FnMut([i64; 3], &[u16; V], f32) + 'a;
+
+/// Computes every row and hands it to `store`, on the calling thread.
+pub fn run(device: &CpuDevice, problem: &DenseDecode, inputs: Inputs, store: &mut Store) {
     let shape = &problem.shape;
     let blocks = (shape.rows() as usize).div_ceil(ROWS);
     let items = shape.b as usize * shape.h_kv as usize * blocks;
