@@ -73,7 +73,7 @@ fn select(args: &Args, stderr: &mut dyn Write) -> Result<Vec<Case>, Failure> {
             continue;
         }
         let case = Case::parse(&line.value["case"]).map_err(|f| f.context(&args.cases))?;
-        let wanted = args.filter.as_ref().map_or(true, |filter| case.name().contains(filter.as_str()));
+        let wanted = args.filter.as_ref().is_none_or(|filter| case.name().contains(filter.as_str()));
         // A file may hold several peers' figures of one case.
         if wanted && !cases.iter().any(|c| c.same_work(&case) && c.causal == case.causal) {
             cases.push(case);
