@@ -63,9 +63,7 @@ impl Process {
     }
 
     fn load_libraries(&mut self, driver: &Driver) -> Result<()> {
-        // What the benchmark alone runs is not loaded.
-        let own = kernels::fatbins().iter().filter(|(name, _)| !name.starts_with("bench/"));
-        for (_, fatbin) in own.skip(self.libraries.len()) {
+        for (_, fatbin) in own_fatbins().skip(self.libraries.len()) {
             let mut library = Handle::default();
             let none = ptr::null_mut();
             // SAFETY: a whole fatbin, static; no options.
@@ -88,6 +86,11 @@ impl Process {
         }
         Ok(())
     }
+}
+
+/// All but what the benchmark alone runs.
+fn own_fatbins() -> impl Iterator<Item = &'static (&'static str, &'static [u8])> {
+    kernels::fatbins().iter().filter(|(name, _)| !name.starts_with("bench/"))
 }
 
 /// Finds kernels and prepares them for one device, whose context is current.
@@ -120,8 +123,14 @@ impl Loader<'_> {
         Ok(kernel)
     }
 
+    /// A kernel's name contains that of the file it is in. Asking only there keeps "not found" what it is
+    /// elsewhere, an error.
     fn find(&self, name: &CStr) -> Result<Handle> {
-        for library in self.libraries {
+        let text = name.to_string_lossy();
+        for ((file, _), library) in own_fatbins().zip(self.libraries) {
+            if !text.contains(file.rsplit('/').next().unwrap_or(file)) {
+                continue;
+            }
             let mut kernel = Handle::default();
             // SAFETY: a loaded library, a C string, and room for one handle.
             match unsafe { (self.driver.cuLibraryGetKernel)(&mut kernel, *library, name.as_ptr()) } {
@@ -130,11 +139,6 @@ impl Loader<'_> {
             }
             return Ok(kernel);
         }
-        err!(
-            FLASHMLA_ERROR_INTERNAL,
-            "kernel {} is in none of {} fatbins",
-            name.to_string_lossy(),
-            self.libraries.len()
-        )
+        err!(FLASHMLA_ERROR_INTERNAL, "kernel {} is in none of {} fatbins", text, self.libraries.len())
     }
 }

@@ -22,8 +22,8 @@ const CREATE: [(&str, usize); 15] = [
     ("cuLibraryLoadData", FATBINS),
     ("cuCtxGetCurrent", 1),
     ("cuCtxPushCurrent_v2", 1),
-    // The libraries are searched in order for each kernel.
-    ("cuLibraryGetKernel", 1 + 2 * DECODE_KERNELS.len() + 3 * 2),
+    // A kernel is asked for only where its name says that it is.
+    ("cuLibraryGetKernel", KERNELS),
     ("cuKernelSetAttribute", DECODE_KERNELS.len()),
     ("cuKernelGetFunction", KERNELS),
     ("cuFuncLoad", KERNELS),
