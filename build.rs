@@ -57,7 +57,7 @@ fn build() -> Result<()> {
     write_if_changed(&out.join("kernels.rs"), &table)
 }
 
-/// Name ("sm90/dense_decode/bf16_576_c1") and fatbin of every kernel file.
+/// Name ("sm90/dense_decode/bf16_576") and fatbin of every kernel file.
 fn compile_all(root: &Path, out: &Path, include: &Path) -> Result<Vec<(String, PathBuf)>> {
     let nvcc = Nvcc::find(root)?;
     println!("cargo:rustc-env=FLASHMLA_NVCC_VERSION={}.{}", nvcc.version.0, nvcc.version.1);

@@ -32,8 +32,6 @@ pub const MAX_PARTITIONS: i64 = 1024;
 pub struct Grid {
     /// Thread blocks that cover the rows of one (request, KV head).
     pub row_blocks: i64,
-    /// Thread blocks of a cluster: they share each KV tile. 1 or 2.
-    pub cluster: i64,
     /// Stretches of the plan.
     pub partitions: i64,
 }
@@ -41,9 +39,8 @@ pub struct Grid {
 impl Grid {
     pub fn new(shape: &Shape, multiprocessors: i64) -> Grid {
         let row_blocks = ceil_div(shape.rows(), BLOCK_ROWS).max(1);
-        let cluster = if row_blocks % 2 == 0 { 2 } else { 1 };
         let partitions = (multiprocessors / row_blocks / shape.h_kv).clamp(1, MAX_PARTITIONS);
-        Grid { row_blocks, cluster, partitions }
+        Grid { row_blocks, partitions }
     }
 }
 

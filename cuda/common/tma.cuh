@@ -24,15 +24,11 @@ __device__ __forceinline__ void tma_load_5d(uint32_t to, const TensorMap* map, u
         : "memory");
 }
 
-// The same into every block of the cluster whose bit is set in `ranks`, at the same offsets, on
-// each one's own barrier.
-__device__ __forceinline__ void tma_load_5d_multicast(uint32_t to, const TensorMap* map, uint32_t barrier,
-                                                      uint16_t ranks, int x0, int x1, int x2, int x3, int x4) {
-    asm volatile(
-        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
-        "[%1, {%4, %5, %6, %7, %8}], [%2], %3;" ::"r"(to),
-        "l"(map), "r"(barrier), "h"(ranks), "r"(x0), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
-        : "memory");
+// Brings a box into L2, for a copy to come.
+__device__ __forceinline__ void tma_prefetch_5d(const TensorMap* map, int x0, int x1, int x2, int x3, int x4) {
+    asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global [%0, {%1, %2, %3, %4, %5}];" ::"l"(map), "r"(x0), "r"(x1),
+                 "r"(x2), "r"(x3), "r"(x4)
+                 : "memory");
 }
 
 // True in one thread of a converged warp; the compiler knows that it is one.

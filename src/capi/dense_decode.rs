@@ -127,7 +127,7 @@ pub unsafe extern "C" fn flashmla_dense_decode_query(
                 let launch = gpu.dense_decode_kernel(&shape)?;
                 copy_name(&mut info.name, launch.name);
                 info.thread_blocks = launch.thread_blocks;
-                info.cluster_size = launch.grid.cluster as i32;
+                info.cluster_size = 1;
                 info.partitions = launch.grid.partitions as i32;
             }
         }

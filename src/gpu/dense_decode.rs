@@ -28,21 +28,17 @@ const KV_BOX_TILES: u32 = 4;
 
 const PLAN: &CStr = c"flashmla_plan";
 /// By `decode_index`.
-const DECODE: [&CStr; 8] = [
-    c"flashmla_sm90_dense_decode_bf16_576_c1",
-    c"flashmla_sm90_dense_decode_bf16_576_c2",
-    c"flashmla_sm90_dense_decode_bf16_512_c1",
-    c"flashmla_sm90_dense_decode_bf16_512_c2",
-    c"flashmla_sm90_dense_decode_fp16_576_c1",
-    c"flashmla_sm90_dense_decode_fp16_576_c2",
-    c"flashmla_sm90_dense_decode_fp16_512_c1",
-    c"flashmla_sm90_dense_decode_fp16_512_c2",
+const DECODE: [&CStr; 4] = [
+    c"flashmla_sm90_dense_decode_bf16_576",
+    c"flashmla_sm90_dense_decode_bf16_512",
+    c"flashmla_sm90_dense_decode_fp16_576",
+    c"flashmla_sm90_dense_decode_fp16_512",
 ];
 /// By `combine_index`.
 const COMBINE: [&CStr; 2] = [c"flashmla_combine_bf16", c"flashmla_combine_fp16"];
 
-fn decode_index(shape: &Shape, grid: &Grid) -> usize {
-    combine_index(shape) * 4 + if shape.d_qk == 576 { 0 } else { 2 } + (grid.cluster as usize - 1)
+fn decode_index(shape: &Shape) -> usize {
+    combine_index(shape) * 2 + if shape.d_qk == 576 { 0 } else { 1 }
 }
 
 fn combine_index(shape: &Shape) -> usize {
@@ -84,7 +80,7 @@ pub struct Selection {
 impl GpuDevice {
     pub fn dense_decode_kernel(&self, shape: &Shape) -> Result<Selection> {
         let grid = Grid::new(shape, self.multiprocessors());
-        let name = DECODE[decode_index(shape, &grid)].to_str().unwrap_or_default();
+        let name = DECODE[decode_index(shape)].to_str().unwrap_or_default();
         let thread_blocks = if shape.is_empty() { 0 } else { thread_blocks(shape, &grid) };
         Ok(Selection { name, grid, thread_blocks })
     }
@@ -205,11 +201,11 @@ impl GpuDevice {
             slots: split.slots as i32,
         };
         let launch = Launch {
-            kernel: self.dense_decode.decode[decode_index(shape, grid)],
+            kernel: self.dense_decode.decode[decode_index(shape)],
             // Fits: see `thread_blocks`.
             grid: thread_blocks(shape, grid) as u32,
             block: DECODE_THREADS,
-            cluster: grid.cluster as u32,
+            cluster: 1,
             shared_bytes: SM90_SMEM_BYTES,
             overlaps: true,
         };
@@ -351,7 +347,6 @@ mod tests {
                             let Ok(shape) = Shape::check(&raw) else { continue };
                             let grid = Grid::new(&shape, 132);
                             assert!((1..=MAX_SIZE).contains(&thread_blocks(&shape, &grid)), "{shape:?}");
-                            assert_eq!(thread_blocks(&shape, &grid) % grid.cluster, 0, "{shape:?}");
                             assert!((0..=MAX_SIZE).contains(&combine_blocks(&shape, &grid)), "{shape:?}");
                             checked += 1;
                         }

@@ -29,15 +29,11 @@ fn outcome(status: i32) -> Outcome {
 }
 
 /// Names of all kernels that a context of a GPU needs.
-pub const DECODE_KERNELS: [&str; 8] = [
-    "flashmla_sm90_dense_decode_bf16_576_c1",
-    "flashmla_sm90_dense_decode_bf16_576_c2",
-    "flashmla_sm90_dense_decode_bf16_512_c1",
-    "flashmla_sm90_dense_decode_bf16_512_c2",
-    "flashmla_sm90_dense_decode_fp16_576_c1",
-    "flashmla_sm90_dense_decode_fp16_576_c2",
-    "flashmla_sm90_dense_decode_fp16_512_c1",
-    "flashmla_sm90_dense_decode_fp16_512_c2",
+pub const DECODE_KERNELS: [&str; 4] = [
+    "flashmla_sm90_dense_decode_bf16_576",
+    "flashmla_sm90_dense_decode_bf16_512",
+    "flashmla_sm90_dense_decode_fp16_576",
+    "flashmla_sm90_dense_decode_fp16_512",
 ];
 pub const KERNELS: usize = 1 + DECODE_KERNELS.len() + 2;
 /// Fatbins of `use_fake_kernels`.

@@ -26,7 +26,6 @@ struct Expected {
     problem: DenseDecode,
     kernel: &'static str,
     row_blocks: i32,
-    cluster: u32,
     partitions: i32,
     /// Thread blocks of the combine kernel and accumulator slots; `None`: nothing can be split.
     combine: Option<(u32, u64)>,
@@ -39,9 +38,8 @@ fn table() -> Vec<Expected> {
     let base = Expected {
         name: "",
         problem: DenseDecode::new(128, 1, 128),
-        kernel: "flashmla_sm90_dense_decode_bf16_576_c2",
+        kernel: "flashmla_sm90_dense_decode_bf16_576",
         row_blocks: 2,
-        cluster: 2,
         partitions: 66,
         // 65 cuts times 128 / 8 rows; 65 slots behind cuts and 65 first pieces.
         combine: Some((65 * 16, 130)),
@@ -61,9 +59,8 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "16 heads, few requests",
             problem: DenseDecode::new(5, 1, 16),
-            kernel: "flashmla_sm90_dense_decode_bf16_576_c1",
+            kernel: "flashmla_sm90_dense_decode_bf16_576",
             row_blocks: 1,
-            cluster: 1,
             partitions: 132,
             combine: Some((131 * 2, 131 + 5)),
             q_box_rows: 16,
@@ -72,9 +69,8 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "12 heads on 3",
             problem: DenseDecode::new(128, 1, 12).with(|p| p.h_kv = 3),
-            kernel: "flashmla_sm90_dense_decode_bf16_576_c1",
+            kernel: "flashmla_sm90_dense_decode_bf16_576",
             row_blocks: 1,
-            cluster: 1,
             partitions: 44,
             combine: Some((43 * 2, 86)),
             q_box_rows: 4,
@@ -83,9 +79,8 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "rows that fill no block",
             problem: DenseDecode::new(7, 3, 50),
-            kernel: "flashmla_sm90_dense_decode_bf16_576_c1",
+            kernel: "flashmla_sm90_dense_decode_bf16_576",
             row_blocks: 3,
-            cluster: 1,
             partitions: 44,
             combine: Some((43 * 19, 43 + 7)),
             q_box_rows: 2,
@@ -112,21 +107,20 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "FP16",
             problem: DenseDecode::new(128, 1, 128).with(|p| p.dtype = FLASHMLA_DTYPE_FP16),
-            kernel: "flashmla_sm90_dense_decode_fp16_576_c2",
+            kernel: "flashmla_sm90_dense_decode_fp16_576",
             ..base
         },
         Expected {
             name: "no RoPE",
             problem: DenseDecode::new(128, 1, 128).with(|p| p.d_qk = 512),
-            kernel: "flashmla_sm90_dense_decode_bf16_512_c2",
+            kernel: "flashmla_sm90_dense_decode_bf16_512",
             ..base
         },
         Expected {
             name: "FP16, no RoPE, one row block",
             problem: DenseDecode::new(128, 1, 64).with(|p| (p.dtype, p.d_qk) = (FLASHMLA_DTYPE_FP16, 512)),
-            kernel: "flashmla_sm90_dense_decode_fp16_512_c1",
+            kernel: "flashmla_sm90_dense_decode_fp16_512",
             row_blocks: 1,
-            cluster: 1,
             partitions: 132,
             combine: Some((131 * 8, 131 + 128)),
             ..base
@@ -181,7 +175,7 @@ fn table_of_shapes() {
             let blocks = expected.row_blocks as i64 * p.h_kv * expected.partitions as i64;
             assert_eq!(
                 (info.thread_blocks, info.cluster_size, info.partitions),
-                (blocks, expected.cluster as i32, expected.partitions),
+                (blocks, 1, expected.partitions),
                 "{}",
                 expected.name
             );
@@ -221,7 +215,7 @@ fn check(launches: &[Launch], e: &Expected) {
     let decode = &launches[1];
     assert_eq!(decode.kernel(), e.kernel, "{}", e.name);
     let grid = (e.row_blocks * h_kv * e.partitions) as u32;
-    geometry(decode, grid, 384, e.cluster, 232448, true, e.name);
+    geometry(decode, grid, 384, 1, 232448, true, e.name);
     assert_eq!(decode.parameter_bytes(), PARAMS + size_of::<DenseDecodeParams>());
     let q = TensorMap {
         strides: [p.d_qk * 2, 128, p.d_qk * p.h_q * 2, p.d_qk * p.h_q * p.s_q * 2].map(|s| s as u64),

@@ -75,7 +75,7 @@ fn page_sizes() {
     let mut specs = Vec::new();
     for (dtype, d_qk) in kinds() {
         for (i, page) in pages.into_iter().enumerate() {
-            // One row block without a cluster, and two with one.
+            // One row block, and four.
             for h_q in [16, 128] {
                 let h_kv = if i % 2 == 0 { 1 } else { 2 };
                 let lens = vec![260, 0, 63, 1, 513];

@@ -9,7 +9,7 @@ use crate::oracle::expected;
 use crate::session::{Queue, Session};
 use crate::spec::Spec;
 
-/// One for each way through the library: clusters of one and of two, whole requests alone, split
+/// One for each way through the library: one row block and two, whole requests alone, split
 /// ones, batch-invariant plans.
 fn cases() -> Vec<Spec> {
     let base = Spec { s_q: 2, causal: true, ..Spec::default() };

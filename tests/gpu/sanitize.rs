@@ -28,35 +28,35 @@ macro_rules! cases {
 }
 
 cases! {
-    // Each kernel: 64 rows at most have one row block, 128 have two, which is a cluster.
-    sanitize_bf16_576_cluster_1: { lens: vec![130, 64] }
-    sanitize_bf16_576_cluster_2: { h_q: 128, lens: vec![130, 64] }
-    sanitize_bf16_512_cluster_1: { d_qk: 512, lens: vec![130, 64] }
-    sanitize_bf16_512_cluster_2: { d_qk: 512, h_q: 128, lens: vec![130, 64] }
-    sanitize_fp16_576_cluster_1: { dtype: Dtype::Fp16, lens: vec![130, 64] }
-    sanitize_fp16_576_cluster_2: { dtype: Dtype::Fp16, h_q: 128, lens: vec![130, 64] }
-    sanitize_fp16_512_cluster_1: { dtype: Dtype::Fp16, d_qk: 512, lens: vec![130, 64] }
-    sanitize_fp16_512_cluster_2: { dtype: Dtype::Fp16, d_qk: 512, h_q: 128, lens: vec![130, 64] }
+    // Each kernel: 64 rows have one row block, 128 have two, which fetch the same tiles.
+    sanitize_bf16_576_one_row_block: { lens: vec![130, 64] }
+    sanitize_bf16_576_two_row_blocks: { h_q: 128, lens: vec![130, 64] }
+    sanitize_bf16_512_one_row_block: { d_qk: 512, lens: vec![130, 64] }
+    sanitize_bf16_512_two_row_blocks: { d_qk: 512, h_q: 128, lens: vec![130, 64] }
+    sanitize_fp16_576_one_row_block: { dtype: Dtype::Fp16, lens: vec![130, 64] }
+    sanitize_fp16_576_two_row_blocks: { dtype: Dtype::Fp16, h_q: 128, lens: vec![130, 64] }
+    sanitize_fp16_512_one_row_block: { dtype: Dtype::Fp16, d_qk: 512, lens: vec![130, 64] }
+    sanitize_fp16_512_two_row_blocks: { dtype: Dtype::Fp16, d_qk: 512, h_q: 128, lens: vec![130, 64] }
     // Split requests and the combine kernel of each type.
     sanitize_split_bf16: { lens: vec![1000, 0, 700] }
-    sanitize_split_bf16_cluster_2: { h_q: 128, lens: vec![1000, 0, 700] }
+    sanitize_split_bf16_two_row_blocks: { h_q: 128, lens: vec![1000, 0, 700] }
     sanitize_split_fp16: { dtype: Dtype::Fp16, lens: vec![1000, 0, 700] }
     sanitize_split_invariant: { invariant: true, lens: vec![2200, 0, 64, 1] }
-    sanitize_split_invariant_cluster_2: { h_q: 128, invariant: true, lens: vec![2200, 0, 64] }
+    sanitize_split_invariant_two_row_blocks: { h_q: 128, invariant: true, lens: vec![2200, 0, 64] }
     sanitize_split_invariant_fp16: { dtype: Dtype::Fp16, invariant: true, lens: vec![2200] }
     // Tiles that end within a page, lengths of one token and of none.
     sanitize_tail_tiles: { s_q: 2, causal: true, lens: vec![1, 65, 127, 0, 63] }
-    sanitize_tail_tiles_cluster_2: { h_q: 128, causal: true, s_q: 2, lens: vec![1, 65, 127, 0, 31, 33] }
+    sanitize_tail_tiles_two_row_blocks: { h_q: 128, causal: true, s_q: 2, lens: vec![1, 65, 127, 0, 31, 33] }
     // Pages smaller than a tile: several copies a tile, one a token at worst.
     sanitize_page_1: { page: 1, lens: vec![70, 3] }
-    sanitize_page_1_cluster_2: { page: 1, h_q: 128, lens: vec![70, 3] }
+    sanitize_page_1_two_row_blocks: { page: 1, h_q: 128, lens: vec![70, 3] }
     sanitize_page_16: { page: 16, lens: vec![100, 3] }
     sanitize_page_61: { page: 61, lens: vec![130, 3] }
-    sanitize_page_32_cluster_2: { page: 32, h_q: 128, lens: vec![100, 3] }
+    sanitize_page_32_two_row_blocks: { page: 32, h_q: 128, lens: vec![100, 3] }
     sanitize_page_256: { page: 256, lens: vec![300, 3] }
     // Several requests in a partition: more than there are multiprocessors.
     sanitize_many_requests: { h_q: 4, lens: (0..300).map(|i| i % 70).collect() }
-    sanitize_many_requests_cluster_2: { h_q: 68, lens: (0..100).map(|i| i % 70).collect() }
+    sanitize_many_requests_two_row_blocks: { h_q: 68, lens: (0..100).map(|i| i % 70).collect() }
     // Head groups that do not fill a box of rows, several KV heads, an odd number of row blocks.
     sanitize_17_heads_3_tokens: { h_q: 17, s_q: 3, causal: true, lens: vec![90, 2] }
     sanitize_kv_heads: { h_q: 12, h_kv: 3, s_q: 2, lens: vec![90, 2] }

@@ -7,18 +7,26 @@
 // 128 bytes a clock, so that what is read often lives in registers:
 //
 //   warps 0-3   scores: hold most of Q in registers; S = Q K^T, softmax, P to shared memory
-//   warps 4-7   output, columns 0 .. 255:   O = O * rescale + P V; between products they fill the ring of
-//               K tiles, and Q before them (TMA)
-//   warps 8-11  output, columns 256 .. 511; between products they copy what does not fit the ring
+//   warps 4-7   output, columns 0 .. 255:   O = O * rescale + P V; between products they copy what does not
+//               fit the ring (TMA)
+//   warps 8-11  output, columns 256 .. 511; between products they fill the ring of K tiles, and Q before them
 //
 // Reading per tile: K once (72 KiB), V once (64), P twice (16) and the tail of Q (16), where two warpgroups
 // that each compute S for every other tile read all of Q as well (216 in all, not 168).
 //
-// Softmax of tile i + 1 runs while P(i) V(i) fills the matrix units: the scores warps give P(i) away when a
-// part of the products S(i + 1) is done, so that P(i) V(i) ends about when the softmax does.
+// The matrix units work on P(i) V(i) while the scores warps compute the softmax of tile i + 1, and on Q K(i + 2)
+// after that:
 //
-// With an even number of row blocks a cluster of two thread blocks shares the K tiles: each copies one half of
-// the columns of a tile into both (multicast), which halves the traffic of L2.
+//   scores         | Q K(i + 1)   | softmax(i + 1)     | Q K(i + 2), P(i + 1) stored | softmax(i + 2) ...
+//   output                     P(i)| P(i) V(i)          |                      P(i + 1)| P(i + 1) V(i + 1) ...
+//   matrix units   | Q K(i + 1)   | P(i) V(i)          | Q K(i + 2)                  | P(i + 1) V(i + 1) ...
+//
+// P(i) stays in registers until P(i - 1) V(i - 1) is done and is given away just before the products with K(i + 1)
+// end: products of 256 columns take the matrix units from those of 64, who would wait for them otherwise.
+//
+// Thread blocks with other rows of a request run side by side and ask for the same tiles at about the same time;
+// the hardware merges such requests on the way to L2. (Sharing by multicast in clusters moves more bytes out of L2, and
+// couples the blocks.)
 #pragma once
 #include "common/matrix.cuh"
 #include <cstdint>
@@ -34,10 +42,11 @@ constexpr int kColumnTile = 64;    // columns of one swizzled tile, 128 bytes
 constexpr int kColumnTiles = kLatent / kColumnTile;
 // Column tiles of Q that stay in registers; the rest, the rotary part too, stays in shared memory.
 constexpr int kRegisterTiles = 7;
-// P of the tile before is given away when the products of this many column tiles are done.
-constexpr int kReleaseTile = 3;
 constexpr int kTileBytes = kTokens * kColumnTile * 2;
 constexpr int kStageBytes = kColumnTiles * kTileBytes;
+// Of the products with K(i + 1), each of 16 columns, this many are still to do when P(i) is given away: what the output
+// warps need to begin takes as long.
+constexpr int kStepsAfterP = 8;
 // The column tiles of a stage arrive on two barriers, so that products begin before all came.
 constexpr int kBarriersPerStage = 2;
 constexpr int kTilesPerBarrier = kColumnTiles / kBarriersPerStage;

@@ -1,6 +1,5 @@
 // Dense decode on SM90: the thread block's set-up and its roles. config.cuh says what it computes.
 #pragma once
-#include "common/cluster.cuh"
 #include "common/grid_dependency.cuh"
 #include "common/mbarrier.cuh"
 #include "common/register_pool.cuh"
@@ -9,16 +8,15 @@
 
 namespace flashmla::sm90::dense_decode {
 
-template <int kCluster>
 __device__ __forceinline__ void init_barriers(Shared& s) {
     const auto init = [](uint64_t& barrier, int arrivals) { mbarrier_init(smem_address(&barrier), arrivals); };
     const int warps = 4;
     for (int i = 0; i < kStages; ++i) {
         for (int g = 0; g < kBarriersPerStage; ++g) init(s.stage_full[i][g], 1);
-        init(s.stage_empty[i], 2 * warps * kCluster);
+        init(s.stage_empty[i], 2 * warps);
     }
     init(s.k_rope_full, 1);
-    init(s.k_rope_empty, warps * kCluster);
+    init(s.k_rope_empty, warps);
     init(s.q_tail_full, 1);
     init(s.q_tail_empty, warps);
     init(s.p_full, warps);
@@ -28,7 +26,7 @@ __device__ __forceinline__ void init_barriers(Shared& s) {
     fence_mbarrier_init();
 }
 
-template <class T, int kHeadDim, int kCluster>
+template <class T, int kHeadDim>
 __device__ __forceinline__ void run(const Maps& maps, const DenseDecodeParams& p) {
     extern __shared__ __align__(1024) uint8_t dynamic[];
     Shared& s = *reinterpret_cast<Shared*>(dynamic);
@@ -39,38 +37,32 @@ __device__ __forceinline__ void run(const Maps& maps, const DenseDecodeParams& p
         prefetch_tensor_map(maps.q);
         prefetch_tensor_map(maps.kv);
         if (kHeadDim > kLatent) prefetch_tensor_map(maps.kv_rope);
-        init_barriers<kCluster>(s);
+        init_barriers(s);
     }
-    if constexpr (kCluster == 2) {
-        cluster_sync();
-    } else {
-        __syncthreads();
-    }
+    __syncthreads();
     grid_dependency_wait();
 
     const int role = __shfl_sync(~0u, warp / 4, 0);
     if (role == 0) {
         register_pool_acquire<kScoresRegisters>();
-        Scores<T, kHeadDim, kCluster>(p, s).run();
+        Scores<T, kHeadDim>(p, s).run();
     } else {
         register_pool_release<kOutputRegisters>();
         if (role == 1) {
-            Output<T, kHeadDim, kCluster, true>(p, maps, s).run();
+            Output<T, kHeadDim, true>(p, maps, s).run();
         } else {
-            Output<T, kHeadDim, kCluster, false>(p, maps, s).run();
+            Output<T, kHeadDim, false>(p, maps, s).run();
         }
     }
-    // The other block may still write to this one's shared memory and arrive on its barriers.
-    if constexpr (kCluster == 2) cluster_sync();
 }
 
 }  // namespace flashmla::sm90::dense_decode
 
 // One instantiation a file: each compiles in seconds, and in parallel.
-#define FLASHMLA_DENSE_DECODE(name, T, head_dim, cluster)                                                           \
-    extern "C" __global__ void __launch_bounds__(flashmla::sm90::dense_decode::kThreads, 1)                        \
-        name(const __grid_constant__ flashmla::TensorMap q, const __grid_constant__ flashmla::TensorMap kv,        \
-             const __grid_constant__ flashmla::TensorMap kv_rope,                                                  \
-             const __grid_constant__ flashmla::DenseDecodeParams params) {                                         \
-        flashmla::sm90::dense_decode::run<T, head_dim, cluster>({&q, &kv, &kv_rope}, params);                       \
+#define FLASHMLA_DENSE_DECODE(name, T, head_dim)                                                                 \
+    extern "C" __global__ void __launch_bounds__(flashmla::sm90::dense_decode::kThreads, 1)                      \
+        name(const __grid_constant__ flashmla::TensorMap q, const __grid_constant__ flashmla::TensorMap kv,      \
+             const __grid_constant__ flashmla::TensorMap kv_rope,                                                \
+             const __grid_constant__ flashmla::DenseDecodeParams params) {                                       \
+        flashmla::sm90::dense_decode::run<T, head_dim>({&q, &kv, &kv_rope}, params);                             \
     }

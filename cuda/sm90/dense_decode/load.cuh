@@ -1,13 +1,11 @@
 // The copies of Q and K, issued by the output warps between their products: they learn when a stage becomes
 // free, and have time while the scores of the next tile are made.
 //
-// The ring carries, piece after piece, Q's latent part and then the latent part of every K tile. The four
-// warps of the left half share the work of an item; they issue the one that lies kStages further as soon as
-// an item is done with, into its stage, over the end of a piece too. What does not fit the ring has one
-// buffer each, filled by the right half when the products of the tile or piece before are done with it:
-// K's rotary part (warp 0) and Q's tail (warp 1).
+// The ring carries, piece after piece, Q's latent part and then the latent part of every K tile. The right
+// half of the warps issues the item that lies kStages further as soon as an item is done with, into its stage, over the
+// end of a piece too. What does not fit the ring has one buffer each, filled by the left half when the products
+// that read it are done: K's rotary part (warp 0) and Q's tail (warp 1).
 #pragma once
-#include "common/cluster.cuh"
 #include "common/divide.cuh"
 #include "common/mbarrier.cuh"
 #include "common/tma.cuh"
@@ -36,15 +34,10 @@ __device__ __forceinline__ PagedRow locate(const DenseDecodeParams& p, const Pie
     return {table[entry * p.block_table_strides[1]], token - entry * p.page_block_size};
 }
 
-// One box of a K tile, from column tile `column` on. In a cluster it goes to both blocks.
-template <int kCluster>
+// One box of a K tile, from column tile `column` on.
 __device__ __forceinline__ void copy_k(const TensorMap* map, PagedRow at, int kv_head, int column, uint32_t to,
                                        uint32_t barrier) {
-    if constexpr (kCluster == 2) {
-        tma_load_5d_multicast(to, map, barrier, 3, 0, at.offset, column, kv_head, at.page);
-    } else {
-        tma_load_5d(to, map, barrier, 0, at.offset, column, kv_head, at.page);
-    }
+    tma_load_5d(to, map, barrier, 0, at.offset, column, kv_head, at.page);
 }
 
 // A column tile of Q. Rows are (token, head of the group); a box lies within one token, and a token past the
@@ -59,8 +52,8 @@ __device__ __forceinline__ void copy_q(const DenseDecodeParams& p, const TensorM
     }
 }
 
-// The ring, as the left output warps fill it.
-template <int kCluster>
+// The ring, as the right output warps fill it.
+template <bool kRope>
 class RingLoader {
   public:
     __device__ __forceinline__ RingLoader(const DenseDecodeParams& p, const Maps& maps, const Place& place,
@@ -69,28 +62,26 @@ class RingLoader {
         piece_.tile_end = tile_ = 0;
     }
 
-    // The item at hand, into the stage of one that is done with: when every reader in the cluster has arrived
-    // on its barrier, in the phase in which it was read.
+    // The item at hand, into the stage of one that is done with: when every reader has arrived on its barrier,
+    // in the phase in which it was read.
     __device__ __forceinline__ void issue(const Ring& ring) {
         if (tile_ >= piece_.tile_end) return;
         const uint32_t stage = FLASHMLA_SHARED(shared_, stage) + ring.stage * kStageBytes;
         const uint32_t full = FLASHMLA_SHARED(shared_, stage_full) + ring.stage * (kBarriersPerStage * 8);
-        mbarrier_wait(FLASHMLA_SHARED(shared_, stage_empty) + ring.stage * 8, ring.phase);
         const int warp = threadIdx.x / 32 % 4;
+        const bool whole = tile_ >= piece_.tile_begin && p_.kv_box_tokens == kTokens;
+        // One thread copies a whole tile; the other warps have nothing to wait for then.
+        if (whole && warp != 0) return;
+        mbarrier_wait(FLASHMLA_SHARED(shared_, stage_empty) + ring.stage * 8, ring.phase);
         if (warp == 0 && elect_one()) {
 #pragma unroll
             for (int g = 0; g < kBarriersPerStage; ++g) mbarrier_arrive_expect_tx(full + g * 8, kGroupBytes);
+            if (whole) copy_whole(stage, full);
         }
+        __syncwarp();
+        if (whole) return;
         if (tile_ >= piece_.tile_begin) {
-            if (p_.kv_box_tokens == kTokens) {
-                // In a cluster each block copies one group of columns, into both.
-                const int group = kCluster == 2 ? cluster_rank() : warp;
-                if ((kCluster == 2 ? warp == 0 : warp < kBarriersPerStage) && elect_one())
-                    copy_k<kCluster>(maps_.kv, next_, place_.kv_head, group * kTilesPerBarrier,
-                                     stage + group * kGroupBytes, full + group * 8);
-            } else {
-                copy_small_boxes(stage, full, warp);
-            }
+            copy_small_boxes(stage, full, warp);
         } else if (elect_one()) {
 #pragma unroll 1
             for (int c = warp * 2; c < warp * 2 + 2; ++c)
@@ -103,16 +94,28 @@ class RingLoader {
     // product does.
     __device__ __forceinline__ void advance() {
         if (++tile_ >= piece_.tile_end) next_piece();
-        if (tile_ >= piece_.tile_begin && tile_ < piece_.tile_end) next_ = locate(p_, piece_, tile_ * kTokens);
+        next_ = following_;
+        if (tile_ + 1 >= piece_.tile_begin && tile_ + 1 < piece_.tile_end)
+            following_ = locate(p_, piece_, (tile_ + 1) * kTokens);
     }
 
   private:
     static constexpr int kGroupBytes = kTilesPerBarrier * kTileBytes;
 
+    __device__ __forceinline__ void copy_whole(uint32_t stage, uint32_t full) {
+#pragma unroll
+        for (int g = 0; g < kBarriersPerStage; ++g)
+            copy_k(maps_.kv, next_, place_.kv_head, g * kTilesPerBarrier, stage + g * kGroupBytes, full + g * 8);
+        // The rotary part gets its buffer later than the latent part and is needed as soon: it should be in L2
+        // then. (Of the latent part a prefetch costs more than it gives: L2 is asked by each block apart, where loads
+        // of blocks that run side by side are merged.)
+        if (kRope && tile_ + 1 < piece_.tile_end)
+            tma_prefetch_5d(maps_.kv_rope, 0, following_.offset, 0, place_.kv_head, following_.page);
+    }
+
     // Pages of fewer than 64 tokens: lanes look the boxes up, warps take column tiles in turn.
     __device__ __forceinline__ void copy_small_boxes(uint32_t stage, uint32_t full, int warp) {
         const int lane = threadIdx.x % 32, size = p_.kv_box_tokens;
-        const int first_column = kCluster == 2 ? cluster_rank() * kTilesPerBarrier : 0;
 #pragma unroll 1
         for (int first = 0; first < kTokens; first += 32 * size) {
             const PagedRow mine = locate(p_, piece_, tile_ * kTokens + min(first + lane * size, kTokens - 1));
@@ -122,9 +125,9 @@ class RingLoader {
                 const PagedRow at = {__shfl_sync(~0u, mine.page, from), __shfl_sync(~0u, mine.offset, from)};
                 if (elect_one()) {
 #pragma unroll 1
-                    for (int c = first_column + warp; c < first_column + kColumnTiles / kCluster; c += 4)
-                        copy_k<kCluster>(maps_.kv, at, place_.kv_head, c, stage + c * kTileBytes + token * 128,
-                                         full + c / kTilesPerBarrier * 8);
+                    for (int c = warp; c < kColumnTiles; c += 4)
+                        copy_k(maps_.kv, at, place_.kv_head, c, stage + c * kTileBytes + token * 128,
+                               full + c / kTilesPerBarrier * 8);
                 }
                 __syncwarp();
             }
@@ -148,13 +151,12 @@ class RingLoader {
     const Place place_;
     const uint32_t shared_;
     Pieces pieces_;
-    Piece piece_;    // of the item at hand
-    int tile_;       // of the item at hand; tile_begin - 1 stands for Q
-    PagedRow next_;  // where its tile begins
+    Piece piece_;                // of the item at hand
+    int tile_;                   // of the item at hand; tile_begin - 1 stands for Q
+    PagedRow next_, following_;  // where its tile begins, and the one after it
 };
 
-// What does not pass through the ring, as the right output warps fill it.
-template <int kCluster>
+// What does not pass through the ring, as the left output warps fill it.
 class TailLoader {
   public:
     __device__ __forceinline__ TailLoader(const DenseDecodeParams& p, const Maps& maps, const Place& place,
@@ -181,17 +183,16 @@ class TailLoader {
         next_ = locate(p_, piece, tile * kTokens + threadIdx.x % 32 * p_.kv_box_tokens % kTokens);
     }
 
-    // The rotary part that was looked up. In a cluster the blocks take turns, each copying into both.
+    // The rotary part that was looked up.
     __device__ __forceinline__ void k_rope(const Piece& piece, int tile) {
         mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_empty), phase_ ^ 1);
         phase_ ^= 1;
         const uint32_t barrier = FLASHMLA_SHARED(shared_, k_rope_full);
         if (elect_one()) mbarrier_arrive_expect_tx(barrier, kTileBytes);
         __syncwarp();
-        if (kCluster == 2 && (tile & 1) != cluster_rank()) return;
         const uint32_t to = FLASHMLA_SHARED(shared_, k_rope);
         if (p_.kv_box_tokens == kTokens) {
-            if (elect_one()) copy_k<kCluster>(maps_.kv_rope, next_, place_.kv_head, 0, to, barrier);
+            if (elect_one()) copy_k(maps_.kv_rope, next_, place_.kv_head, 0, to, barrier);
             __syncwarp();
             return;
         }
@@ -201,7 +202,7 @@ class TailLoader {
             if (box == 32)  // pages of a single token are more than the lanes
                 next_ = locate(p_, piece, tile * kTokens + 32 + threadIdx.x % 32);
             const PagedRow at = {__shfl_sync(~0u, next_.page, box), __shfl_sync(~0u, next_.offset, box)};
-            if (elect_one()) copy_k<kCluster>(maps_.kv_rope, at, place_.kv_head, 0, to + token * 128, barrier);
+            if (elect_one()) copy_k(maps_.kv_rope, at, place_.kv_head, 0, to + token * 128, barrier);
             __syncwarp();
         }
     }

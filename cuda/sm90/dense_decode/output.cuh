@@ -1,7 +1,6 @@
 // The output warps: O = O * rescale + P V for one half of the columns, and the store of O. Between
 // the products these warps issue the copies (load.cuh).
 #pragma once
-#include "common/cluster.cuh"
 #include "common/mbarrier.cuh"
 #include "common/wgmma.cuh"
 #include "sm90/dense_decode/load.cuh"
@@ -11,7 +10,7 @@
 namespace flashmla::sm90::dense_decode {
 
 // `kLeft`: columns 0 .. 255, or the others.
-template <class T, int kHeadDim, int kCluster, bool kLeft>
+template <class T, int kHeadDim, bool kLeft>
 class Output {
   public:
     __device__ __forceinline__ Output(const DenseDecodeParams& p, const Maps& maps, Shared& s)
@@ -53,7 +52,7 @@ class Output {
     // At the start of a piece: into the stage through which Q passed; and at the very start into all of them
     // before that.
     __device__ __forceinline__ void fill_ring() {
-        if constexpr (kLeft) {
+        if constexpr (!kLeft) {
 #pragma unroll 1
             for (; empty_stages_ >= 0; --empty_stages_) {
                 loader_.advance();
@@ -65,14 +64,14 @@ class Output {
 
     // What a piece needs besides the ring.
     __device__ __forceinline__ void load_tail(const Piece& piece) {
-        if constexpr (!kLeft) {
+        if constexpr (kLeft) {
             if (warp_ == 1) loader_.q_tail(piece);
         }
         load_k_rope(piece, piece.tile_begin);
     }
 
     __device__ __forceinline__ void load_k_rope(const Piece& piece, int tile) {
-        if constexpr (kRope && !kLeft) {
+        if constexpr (kRope && kLeft) {
             if (warp_ == 0 && tile < piece.tile_end) {
                 loader_.fetch_k_rope(piece, tile);
                 loader_.k_rope(piece, tile);
@@ -81,23 +80,26 @@ class Output {
     }
 
     __device__ __forceinline__ void product(float (&acc)[128], const Piece& piece, int tile) {
-        // The scores of the next tile are done, nearly, when P of this one comes: the rotary part of the
-        // tile after it may follow.
-        const bool rope = kRope && !kLeft && warp_ == 0 && tile + 2 < piece.tile_end;
-        if constexpr (!kLeft) {
+        // P of this tile comes when the scores of the next are done, and the rotary part of the one after it may follow.
+        const bool rope = kRope && kLeft && warp_ == 0 && tile + 2 < piece.tile_end;
+        if constexpr (kLeft) {
             if (rope) loader_.fetch_k_rope(piece, tile + 2);
         }
         // The scores warps saw this barrier complete; so must who reads the tile. Here, not after P came: from
-        // then on the scores warps wait for this product.
+        // then on time counts.
         static_assert(kBarriersPerStage == 2, "a half of the columns is a group");
         mbarrier_wait(FLASHMLA_SHARED(shared_, stage_full) + (ring_.stage * 2 + !kLeft) * 8, ring_.phase);
-        const uint64_t p = wgmma_descriptor(FLASHMLA_SHARED(shared_, p), 1024, 0);
-        const uint64_t v = wgmma_descriptor(
+        uint64_t p = wgmma_descriptor(FLASHMLA_SHARED(shared_, p), 1024, 0);
+        uint64_t v = wgmma_descriptor(
             FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes + !kLeft * (kStageBytes / 2), 1024, kTileBytes);
+        if constexpr (kLeft) {
+            if (rope) loader_.k_rope(piece, tile + 2);
+        }
+        asm volatile("" : "+l"(p), "+l"(v));
         mbarrier_wait(FLASHMLA_SHARED(shared_, p_full), p_phase_);
         p_phase_ ^= 1;
-        const float r0 = s_.rescale[row(0)], r1 = s_.rescale[row(1)];
-        if (__any_sync(~0u, r0 != 1.f || r1 != 1.f)) {
+        if (s_.rescales[warp_]) {
+            const float r0 = s_.rescale[row(0)], r1 = s_.rescale[row(1)];
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] *= i / 2 % 2 ? r1 : r0;
         }
@@ -106,27 +108,15 @@ class Output {
 #pragma unroll
         for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_sv<T>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
         wgmma_commit();
-        if constexpr (kLeft) {
-            loader_.advance();
-        } else {
-            if (rope) loader_.k_rope(piece, tile + 2);
-        }
+        if constexpr (!kLeft) loader_.advance();
         wgmma_wait<0>();
         pin(acc);
         if (lane_ == 0) {
             mbarrier_arrive(FLASHMLA_SHARED(shared_, p_empty));
-            const uint32_t barrier = FLASHMLA_SHARED(shared_, stage_empty) + ring_.stage * 8;
-#pragma unroll
-            for (int rank = 0; rank < kCluster; ++rank) {
-                if constexpr (kCluster == 1) {
-                    mbarrier_arrive(barrier);
-                } else {
-                    mbarrier_arrive_cluster(map_to_rank(barrier, rank));
-                }
-            }
+            mbarrier_arrive(FLASHMLA_SHARED(shared_, stage_empty) + ring_.stage * 8);
         }
         __syncwarp();
-        if constexpr (kLeft) loader_.issue(ring_);
+        if constexpr (!kLeft) loader_.issue(ring_);
         ring_.advance();
     }
 
@@ -185,7 +175,7 @@ class Output {
     const uint32_t shared_;
     const int lane_, warp_;
     const Place place_;
-    std::conditional_t<kLeft, RingLoader<kCluster>, TailLoader<kCluster>> loader_;
+    std::conditional_t<kLeft, TailLoader, RingLoader<kRope>> loader_;
     Ring ring_;
     int empty_stages_ = kStages;
     uint32_t p_phase_ = 0, final_phase_ = 0;

@@ -100,6 +100,7 @@ struct Shared {
     alignas(1024) uint8_t p[kTileBytes];
     // What the output rows are multiplied by before P V is added, and at the end of a piece.
     float rescale[kRows];
+    uint32_t rescales[4];  // whether there is anything to multiply in the rows of a warp
     float final_scale[kRows];
     uint64_t stage_full[kStages][kBarriersPerStage];
     uint64_t stage_empty[kStages];
