@@ -48,7 +48,7 @@ install: build
 	install -m 755 -s $(LIBRARY) $(DESTDIR)$(PREFIX)/$(LIBDIR)/libflashmla.so.$(VERSION)
 	ln -sf libflashmla.so.$(VERSION) $(DESTDIR)$(PREFIX)/$(LIBDIR)/libflashmla.so.0
 	ln -sf libflashmla.so.0 $(DESTDIR)$(PREFIX)/$(LIBDIR)/libflashmla.so
-	install -m 644 include/flashmla.h $(DESTDIR)$(PREFIX)/include/
+	install -m 644 include/flashmla.h bindings/cpp/flashmla.hpp $(DESTDIR)$(PREFIX)/include/
 	sed 's|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|' bindings/pkgconfig/flashmla.pc.in \
 	    > $(DESTDIR)$(PREFIX)/$(LIBDIR)/pkgconfig/flashmla.pc
 	sed 's|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|' bindings/cmake/flashmlaConfig.cmake.in \
