@@ -410,13 +410,13 @@ public:
 
 #ifndef FLASHMLA_NO_EXCEPTIONS
     /* As open(). */
-    explicit Context(std::int32_t device, const Options& options = {}) : Context(open(device, options)) {}
+    explicit Context(std::int32_t ordinal, const Options& options = {}) : Context(open(ordinal, options)) {}
 #endif
 
-    /* `device` is a CUDA device ordinal or cpu_device. (flashmla_create) */
-    [[nodiscard]] static Result<Context> open(std::int32_t device, const Options& options = {}) {
+    /* `ordinal` is that of a CUDA device, or cpu_device. (flashmla_create) */
+    [[nodiscard]] static Result<Context> open(std::int32_t ordinal, const Options& options = {}) {
         flashmla_context_t* handle = nullptr;
-        const flashmla_status_t status = flashmla_create(device, abi::as_c(options), &handle);
+        const flashmla_status_t status = flashmla_create(ordinal, abi::as_c(options), &handle);
         return detail::done(status, adopt(handle));
     }
 
