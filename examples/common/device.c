@@ -135,6 +135,8 @@ void device_upload(device *d, void *to, const void *from, size_t bytes) {
     if (d->gpu) {
         device_synchronize(d);
         CUDA(d, MemcpyHtoD((address)(uintptr_t)to, from, bytes));
+        /* From pageable memory it may return early, and our stream does not wait for the default one. */
+        CUDA(d, StreamSynchronize(NULL));
     } else {
         memcpy(to, from, bytes);
     }
