@@ -10,6 +10,8 @@ VS      ?= tests/cases/dense_decode.jsonl
 
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 LIBRARY := $(TARGET)/release/libflashmla.so
+# From LIBDIR/pkgconfig up to the prefix.
+PC_UP   := $(shell echo '$(LIBDIR)/pkgconfig' | sed 's|[^/][^/]*|..|g')
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
 .PHONY: help toolchain build demo test bench bundle install header clean
@@ -48,8 +50,8 @@ install: build
 	install -m 755 -s $(LIBRARY) $(DESTDIR)$(PREFIX)/$(LIBDIR)/libflashmla.so.$(VERSION)
 	ln -sf libflashmla.so.$(VERSION) $(DESTDIR)$(PREFIX)/$(LIBDIR)/libflashmla.so.0
 	ln -sf libflashmla.so.0 $(DESTDIR)$(PREFIX)/$(LIBDIR)/libflashmla.so
-	install -m 644 include/flashmla.h $(DESTDIR)$(PREFIX)/include/
-	sed 's|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|' bindings/pkgconfig/flashmla.pc.in \
+	install -m 644 include/flashmla.h bindings/cpp/flashmla.hpp $(DESTDIR)$(PREFIX)/include/
+	sed 's|@UP@|$(PC_UP)|; s|@VERSION@|$(VERSION)|' bindings/pkgconfig/flashmla.pc.in \
 	    > $(DESTDIR)$(PREFIX)/$(LIBDIR)/pkgconfig/flashmla.pc
 	sed 's|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|' bindings/cmake/flashmlaConfig.cmake.in \
 	    > $(DESTDIR)$(PREFIX)/$(LIBDIR)/cmake/flashmla/flashmlaConfig.cmake

@@ -27,7 +27,8 @@ int main(void) {
     float lse[REQUESTS * HEADS];
     void *d_lse;
     uint64_t state = 7;
-    int next_page = 0, failed = 0, rows = 0, captured = 0;
+    int next_page = 0, failed = 0, rows = 0;
+    device_graph *graph = NULL;
     size_t workspace_size;
     if (d == NULL) return 1;
 
@@ -76,14 +77,14 @@ int main(void) {
         device_upload(d, d_table, table, sizeof table);
         device_upload(d, d_lens, lens, sizeof lens);
 
-        if (!captured) {
-            captured = device_capture_begin(d);
+        if (graph == NULL) {
+            const int capturing = device_capture_begin(d);
             check(flashmla_dense_decode_plan(device_context(d), &p[0], device_stream(d)), "flashmla_dense_decode_plan");
             for (int l = 0; l < LAYERS; ++l)
                 check(flashmla_dense_decode(device_context(d), &p[l], device_stream(d)), "flashmla_dense_decode");
-            if (captured) device_capture_end(d);
+            if (capturing) graph = device_capture_end(d);
         }
-        if (captured) device_graph_launch(d);
+        if (graph != NULL) device_graph_launch(d, graph);
 
         /* The lse is that of the last layer. */
         device_download(d, out, d_out[LAYERS - 1], out_bytes);
@@ -99,7 +100,7 @@ int main(void) {
         }
     }
     printf("%d steps of %d layers, %s; %d of %d rows as plain C computes them\n", STEPS, LAYERS,
-           captured ? "one graph replayed" : "called directly", rows - failed, rows);
+           graph != NULL ? "one graph replayed" : "called directly", rows - failed, rows);
 
     for (int l = 0; l < LAYERS; ++l) device_free(d, d_q[l]), device_free(d, d_cache[l]), device_free(d, d_out[l]);
     device_free(d, d_table), device_free(d, d_lens), device_free(d, d_lse), device_free(d, plan.data);

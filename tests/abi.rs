@@ -1,44 +1,19 @@
 //! What a C programmer links: exported symbols, dependencies, the header under every compiler and standard, the
 //! layout of the structs, and what wrong arguments get.
 
+mod programs;
+
 use flashmla::capi::{context::*, dense_decode::*, types::*};
+use programs::*;
 use std::mem::{offset_of, size_of};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The library that this test's build made, beside the folder of the test programs.
-fn library() -> PathBuf {
-    let here = std::env::current_exe().unwrap();
-    let library = here.parent().unwrap().parent().unwrap().join("libflashmla.so");
-    assert!(library.is_file(), "{} is missing: run `cargo build --release` first", library.display());
-    library
-}
-
-fn output(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{text}", output.status);
-    text.into_owned()
-}
-
-fn has(compiler: &str) -> bool {
-    Command::new(compiler).arg("--version").output().is_ok_and(|o| o.status.success())
-}
 
 const STRICT: [&str; 5] = ["-pedantic", "-Wall", "-Wextra", "-Wmissing-field-initializers", "-Werror"];
 
 /// Builds tests/c/NAME.c against the library and returns the program, which finds it.
 fn program(compiler: &str, standard: &str, name: &str) -> PathBuf {
-    let folder = library().parent().unwrap().join("c_tests");
-    std::fs::create_dir_all(&folder).unwrap();
-    // Programs ask for the SONAME.
-    let soname = folder.join("libflashmla.so.0");
-    let _ = std::fs::remove_file(&soname);
-    std::os::unix::fs::symlink(library(), &soname).or_else(|e| if soname.exists() { Ok(()) } else { Err(e) }).unwrap();
+    let folder = folder("c_tests");
     let to = folder.join(format!("{name}_{compiler}"));
     let mut command = Command::new(compiler);
     command.arg(format!("-std={standard}")).args(STRICT).arg("-I").arg(root().join("include"));

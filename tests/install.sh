@@ -1,56 +1,102 @@
 #!/usr/bin/env bash
-# Installs into an empty folder, moves it, and builds and runs a C program from there: by hand, with
-# pkg-config and with CMake.
+# Installs into an empty folder, moves it, and builds and runs C and C++ programs from there: by hand, with
+# pkg-config and with CMake. Then the library is loaded and closed again and again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=$PWD/target/toolchain/tools
 export PATH="$PATH:$tools/bin" PYTHONPATH="$tools${PYTHONPATH:+:$PYTHONPATH}"
+# The programs are to find this library, and no other.
+unset LD_LIBRARY_PATH
 cc=${CC:-cc}
+cxx=${CXX:-c++}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-make --no-print-directory install DESTDIR="$work/stage" PREFIX=/opt/flashmla >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
+quietly() { "$@" >"$work/log" 2>&1 || { cat "$work/log"; return 1; }; }
+# The block of the README in that language: what a reader tries first.
+readme() { sed -n "/^\`\`\`$1\$/,/^\`\`\`\$/{/^\`\`\`/d;p}" README.md; }
+fail() { echo "install: $*" >&2; exit 1; }
+
+quietly make --no-print-directory install DESTDIR="$work/stage" PREFIX=/opt/flashmla
 mv "$work/stage/opt/flashmla" "$work/moved"
-cat >"$work/consumer.c" <<'C'
-#include <flashmla.h>
-#include <stdio.h>
+found=$(cd "$work/moved" && find . -type f -o -type l | sort | sed 's/\.so\.[0-9]*\.[0-9]*\.[0-9]*$/.so.VERSION/' | tr '\n' ' ')
+expected="./include/flashmla.h ./include/flashmla.hpp ./lib/cmake/flashmla/flashmlaConfig.cmake \
+./lib/cmake/flashmla/flashmlaConfigVersion.cmake ./lib/libflashmla.so ./lib/libflashmla.so.0 \
+./lib/libflashmla.so.VERSION ./lib/pkgconfig/flashmla.pc "
+[ "$found" = "$expected" ] || fail "installed $found"
+if grep -rIl -e /opt/flashmla -e "$work" -e "$PWD" "$work/moved"; then fail "the files above name a folder"; fi
 
-int main(void) {
-    flashmla_context_t *context = NULL;
-    flashmla_device_info_t info = FLASHMLA_DEVICE_INFO_INIT;
-    if (flashmla_create(FLASHMLA_DEVICE_CPU, NULL, &context) != FLASHMLA_SUCCESS) return 1;
-    if (flashmla_get_device_info(context, &info) != FLASHMLA_SUCCESS) return 1;
-    printf("%s %d\n", info.name, flashmla_version());
-    return flashmla_destroy(context) != FLASHMLA_SUCCESS;
+c_flags="-std=c99 -pedantic -Wall -Wextra -Werror"
+cxx_flags="-std=c++20 -pedantic -Wall -Wextra -Werror"
+readme c >"$work/readme.c"
+readme cpp >"$work/program.cpp"
+cp tests/install/consumer.c "$work/"
+lse='lse of head 0: 1.098612'
+
+# build_all NAME CFLAGS -- LIBS: the three programs, and runs them.
+build_all() {
+    local name=$1 compile=() link=()
+    shift
+    while [ "$1" != -- ]; do compile+=("$1"); shift; done
+    shift
+    link=("$@" "-Wl,-rpath,$work/moved/lib")
+    $cc $c_flags "${compile[@]}" "$work/consumer.c" "${link[@]}" -o "$work/c_$name"
+    $cc $c_flags "${compile[@]}" "$work/readme.c" "${link[@]}" -o "$work/readme_$name"
+    $cxx $cxx_flags "${compile[@]}" "$work/program.cpp" "${link[@]}" -o "$work/cpp_$name"
+    "$work/c_$name"
+    "$work/readme_$name" | grep -x "$lse"
+    "$work/cpp_$name" | grep -x "$lse"
 }
-C
-flags="-std=c99 -pedantic -Wall -Wextra -Werror"
 
-$cc $flags -I"$work/moved/include" "$work/consumer.c" -L"$work/moved/lib" -lflashmla -o "$work/by_hand"
-LD_LIBRARY_PATH=$work/moved/lib "$work/by_hand"
+build_all by_hand -I"$work/moved/include" -- -L"$work/moved/lib" -lflashmla
 
 if command -v pkg-config >/dev/null; then
     export PKG_CONFIG_PATH=$work/moved/lib/pkgconfig
     # shellcheck disable=SC2046
-    $cc $flags $(pkg-config --cflags flashmla) "$work/consumer.c" $(pkg-config --libs flashmla) -o "$work/by_pkg_config"
-    LD_LIBRARY_PATH=$work/moved/lib "$work/by_pkg_config"
+    build_all by_pkg_config $(pkg-config --cflags flashmla) -- $(pkg-config --libs flashmla)
 else
-    echo "no pkg-config here: its file was installed, not tried"
+    echo "SKIP install::pkg_config skipped: no pkg-config here; its file was installed, not tried"
 fi
 
-# The program in the README is what a reader tries first.
-sed -n '/^```c$/,/^```$/{/^```/d;p}' README.md >"$work/readme.c"
-$cc $flags -I"$work/moved/include" "$work/readme.c" -L"$work/moved/lib" -lflashmla -o "$work/readme"
-LD_LIBRARY_PATH=$work/moved/lib "$work/readme" | grep 'lse of head 0: 1.0986'
+# The README's CMake, for C++; and a project that knows no C++.
+mkdir "$work/c_project" "$work/cpp_project"
+cp "$work/consumer.c" "$work/c_project/"
+cp "$work/program.cpp" "$work/cpp_project/"
+readme cmake >"$work/cpp_project/CMakeLists.txt"
+sed 's/ CXX)/ C)/; /cxx_std/d; s/program\.cpp/consumer.c/' "$work/cpp_project/CMakeLists.txt" >"$work/c_project/CMakeLists.txt"
+for project in c cpp; do
+    quietly cmake -S "$work/${project}_project" -B "$work/${project}_build" -DCMAKE_PREFIX_PATH="$work/moved"
+    quietly cmake --build "$work/${project}_build"
+    "$work/${project}_build/program"
+done
+# A version that this one does not serve is refused.
+for version in 0.99 1.0; do
+    sed "s/flashmla 0\.1 /flashmla $version /" "$work/c_project/CMakeLists.txt" >"$work/CMakeLists.txt"
+    if cmake -S "$work" -B "$work/refused_$version" -DCMAKE_PREFIX_PATH="$work/moved" >"$work/log" 2>&1; then
+        fail "CMake took $version"
+    fi
+    grep -q 'compatible with requested version' "$work/log" || { cat "$work/log"; fail "refused for another reason"; }
+done
+# The examples, as somebody builds them who has no source tree of the library.
+quietly cmake -S examples -B "$work/examples" -DCMAKE_PREFIX_PATH="$work/moved"
+quietly cmake --build "$work/examples"
+quietly ctest --test-dir "$work/examples"
 
-cat >"$work/CMakeLists.txt" <<'CMAKE'
-cmake_minimum_required(VERSION 3.16)
-project(consumer C)
-find_package(flashmla 0.1 REQUIRED)
-add_executable(consumer consumer.c)
-target_link_libraries(consumer PRIVATE flashmla::flashmla)
-CMAKE
-cmake -S "$work" -B "$work/build" -DCMAKE_PREFIX_PATH="$work/moved" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
-cmake --build "$work/build" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
-"$work/build/consumer"
+# Where distributions put libraries: the packages still find the headers.
+quietly make --no-print-directory install DESTDIR="$work/stage" PREFIX=/usr LIBDIR=lib/x86_64-linux-gnu
+mv "$work/stage/usr" "$work/multiarch"
+libdir=$work/multiarch/lib/x86_64-linux-gnu
+if command -v pkg-config >/dev/null; then
+    PKG_CONFIG_PATH=$libdir/pkgconfig
+    # shellcheck disable=SC2046
+    $cc $c_flags $(pkg-config --cflags flashmla) "$work/consumer.c" $(pkg-config --libs flashmla) \
+        -Wl,-rpath,"$libdir" -o "$work/multiarch_program"
+    "$work/multiarch_program"
+fi
+quietly cmake -S "$work/c_project" -B "$work/multiarch_build" -Dflashmla_DIR="$libdir/cmake/flashmla"
+quietly cmake --build "$work/multiarch_build"
+"$work/multiarch_build/program"
+
+$cc $c_flags -I"$work/moved/include" -pthread tests/install/reload.c -ldl -o "$work/reload"
+"$work/reload" "$work/moved/lib/libflashmla.so"
 echo "install: ok"

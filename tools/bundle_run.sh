@@ -33,12 +33,15 @@ bench)
     shift
     exec "$here/bin/bench" "$@"
     ;;
+host_cost)
+    exec "$here/bin/host_cost"
+    ;;
 replay)
     shift
     exec "$here/bin/replay" "$@"
     ;;
 *)
-    echo "usage: $0 test [FILTER] | sanitize | examples | bench OPTIONS | replay OPTIONS" >&2
+    echo "usage: $0 test [FILTER] | sanitize | examples | bench OPTIONS | host_cost | replay OPTIONS" >&2
     exit 2
     ;;
 esac

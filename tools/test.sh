@@ -49,6 +49,7 @@ else
 fi
 
 if run install tests/install.sh; then passed=$((passed + 1)); else failed=$((failed + 1)) status=1; fi
+skipped=$((skipped + $(grep -c '^SKIP ' "$logs/install.log")))
 
 echo
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -37,7 +37,6 @@ struct device {
     driver cuda;
     cudaStream_t stream;
     void *events[2];
-    void *graph;
     struct timespec started;
 };
 
@@ -136,6 +135,8 @@ void device_upload(device *d, void *to, const void *from, size_t bytes) {
     if (d->gpu) {
         device_synchronize(d);
         CUDA(d, MemcpyHtoD((address)(uintptr_t)to, from, bytes));
+        /* From pageable memory it may return early, and our stream does not wait for the default one. */
+        CUDA(d, StreamSynchronize(NULL));
     } else {
         memcpy(to, from, bytes);
     }
@@ -182,13 +183,14 @@ int device_capture_begin(device *d) {
     return 1;
 }
 
-void device_capture_end(device *d) {
-    void *graph;
+device_graph *device_capture_end(device *d) {
+    void *graph, *executable;
     CUDA(d, StreamEndCapture(d->stream, &graph));
-    CUDA(d, GraphInstantiate(&d->graph, graph, 0));
+    CUDA(d, GraphInstantiate(&executable, graph, 0));
+    return executable;
 }
 
-void device_graph_launch(device *d) { CUDA(d, GraphLaunch(d->graph, d->stream)); }
+void device_graph_launch(device *d, device_graph *graph) { CUDA(d, GraphLaunch(graph, d->stream)); }
 
 void check(flashmla_status_t status, const char *what) {
     char message[512];

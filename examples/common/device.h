@@ -8,7 +8,12 @@
 #include <flashmla.h>
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct device device;
+typedef struct device_graph device_graph;
 
 /* Device 0 if libflashmla can use it, else its CPU backend; says on stdout what it took and why. NULL: neither. */
 device *device_open(void);
@@ -32,10 +37,14 @@ float device_timer_stop(device *d);
 /* A CUDA graph of what is launched on the stream between the two calls; on the CPU there is none, and
  * device_capture_begin returns 0. */
 int device_capture_begin(device *d);
-void device_capture_end(device *d);
-void device_graph_launch(device *d);
+device_graph *device_capture_end(device *d);
+void device_graph_launch(device *d, device_graph *graph);
 
 /* Exits with the message of the last error if `status` is one. */
 void check(flashmla_status_t status, const char *what);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

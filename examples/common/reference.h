@@ -7,6 +7,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum { D_QK = 576, D_V = 512 };
 
 float bf16_to_float(uint16_t x);
@@ -22,5 +26,9 @@ void reference_row(const uint16_t *q, const uint16_t *cache, const int32_t *page
 
 /* 0 if a row computed by the library is within the bounds; says which element is not. */
 int compare_row(const char *what, const uint16_t *out, float lse, const double reference[D_V], double reference_lse);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
