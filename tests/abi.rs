@@ -1,7 +1,7 @@
 //! What a C programmer links: exported symbols, dependencies, the header under every compiler and standard, the
 //! layout of the structs, and what wrong arguments get.
 
-use flashmla::capi::{context::*, dense_decode::*, types::*};
+use flashmla::capi::{context::*, dense_decode::*, sparse_prefill::*, types::*};
 use std::mem::{offset_of, size_of};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -129,6 +129,10 @@ fn structs_are_laid_out_alike() {
             struct_size, dtype, flags, b, s_q, h_q, h_kv, d_qk, d_v, num_blocks, page_block_size, max_blocks_per_seq,
             softmax_scale, reserved, q, kv_cache, block_table, cache_seqlens, out, lse, workspace, workspace_size, plan
         }
+        flashmla_sparse_prefill_params_t {
+            struct_size, flags, softmax_scale, s_q, h_q, s_kv, d_qk, topk, q, kv, indices, topk_length, attn_sink, out,
+            max_logits, lse, workspace, workspace_size
+        }
     }
     assert_eq!(checked, text.lines().count(), "a member is checked on one side only:\n{text}");
 }
@@ -136,7 +140,9 @@ fn structs_are_laid_out_alike() {
 #[test]
 fn wrong_arguments_are_named() {
     for compiler in ["gcc", "clang"].into_iter().filter(|c| has(c)) {
-        print!("{}", output(&mut Command::new(program(compiler, "c99", "arguments"))));
+        for name in ["arguments", "arguments_sparse_prefill"] {
+            print!("{}", output(&mut Command::new(program(compiler, "c99", name))));
+        }
     }
 }
 
