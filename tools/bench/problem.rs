@@ -27,7 +27,7 @@ impl Problem {
     ) -> Result<Problem, Failure> {
         let mut params = sizes(case, batch_invariant);
         // The library's opinion of the sizes comes before memory of these sizes.
-        let kernel = library.kernel_name(&params)?;
+        let kernel = library.dense_decode_kernel(&params)?;
         let queries = bytes(&[2, case.b, case.s_q, case.h_q, case.d_qk])?;
         let cache = bytes(&[2, params.num_blocks, case.page_block_size, case.h_kv, case.d_qk])?;
         let lens: Vec<u8> = case.lens.iter().flat_map(|len| (*len as i32).to_le_bytes()).collect();
