@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 LIBDIR  ?= lib
 DESTDIR ?=
 CARGO   ?= cargo
-# Options of `make bench`: a file of cases, and the figures to compare with.
+# Options of `make bench`: a file of cases (tests/cases has one for each operation), and the figures to compare with.
 CASES   ?= tests/cases/dense_decode.jsonl
 VS      ?= tests/cases/dense_decode.jsonl
 

@@ -5,8 +5,8 @@
  *
  * A context (flashmla_create) is a CUDA device made ready, or the CPU backend; any number of threads may use
  * it. An operation takes a parameter struct of sizes, raw device pointers and strides in elements (all strides
- * 0: contiguous), and a stream; in a CPU context the pointers are host memory and the stream is NULL. A plan,
- * made on the stream once per step, divides the work over the device and serves every layer of the step.
+ * 0: contiguous), and a stream; in a CPU context the pointers are host memory and the stream is NULL. For decode
+ * a plan, made on the stream once per step, divides the work over the device and serves every layer of the step.
  * Operations do not allocate, synchronise or read device data on the host, and may be captured into graphs.
  *
  * Start every struct from its *_INIT macro: it sets struct_size, by which library and program may be of
@@ -36,6 +36,10 @@ typedef struct CUstream_st *cudaStream_t;
     {sizeof(flashmla_dense_decode_params_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0,                     \
      {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}},               \
      {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, NULL, 0, NULL}
+#define FLASHMLA_SPARSE_PREFILL_PARAMS_INIT                                                                \
+    {sizeof(flashmla_sparse_prefill_params_t), 0, 0.0f, 0, 0, 0, 0, 0,                                     \
+     {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}},               \
+     {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, NULL, 0}
 
 
 /**
@@ -404,6 +408,87 @@ typedef struct flashmla_kernel_info_t {
     int32_t partitions;
 } flashmla_kernel_info_t;
 
+/**
+ * Parameters of sparse prefill. Sizes count elements, strides are in elements. There is no batch
+ * axis: requests are laid one after another along `s_q`, their rows along `s_kv`.
+ *
+ * Zero every member that you do not set (`FLASHMLA_SPARSE_PREFILL_PARAMS_INIT`).
+ */
+typedef struct flashmla_sparse_prefill_params_t {
+    size_t struct_size;
+    /**
+     * 0 or `FLASHMLA_FLAG_LSE_EMPTY_POS_INF`.
+     */
+    uint32_t flags;
+    /**
+     * Factor of Q K^T; 0 for the default, d_qk^-0.5.
+     */
+    float softmax_scale;
+    /**
+     * Query tokens.
+     */
+    int64_t s_q;
+    /**
+     * Query heads, at least 1; all share the one KV head.
+     */
+    int64_t h_q;
+    /**
+     * Rows of `kv`.
+     */
+    int64_t s_kv;
+    /**
+     * Elements of a query or KV row: 576, or 512 for rows without RoPE.
+     */
+    int64_t d_qk;
+    /**
+     * Indices of a query token.
+     */
+    int64_t topk;
+    /**
+     * `[s_q, h_q, d_qk]` BF16, 16-byte aligned, strides multiples of 8, the innermost 1.
+     */
+    struct flashmla_const_tensor_t q;
+    /**
+     * `[s_kv, 1, d_qk]` BF16, alignment as `q`. Rows that no index names may hold anything.
+     */
+    struct flashmla_const_tensor_t kv;
+    /**
+     * `[s_q, 1, topk]` int32, the innermost stride 1: the rows of `kv` that each query token attends to.
+     * Every index outside `[0, s_kv)` masks its entry. A row that is named twice counts twice.
+     */
+    struct flashmla_const_tensor_t indices;
+    /**
+     * `[s_q]` int32, any stride: how many of its indices count, from the first, clamped to `[0, topk]`; the
+     * others may hold anything. `data` NULL: all.
+     */
+    struct flashmla_const_tensor_t topk_length;
+    /**
+     * `[h_q]` FP32, any stride: attention sinks. `out` is multiplied by exp(lse) / (exp(lse) + exp(sink));
+     * `max_logits` and `lse` do not see it. -inf changes nothing, +inf makes `out` 0. `data` NULL: none.
+     */
+    struct flashmla_const_tensor_t attn_sink;
+    /**
+     * `[s_q, h_q, 512]` BF16, alignment as `q`.
+     */
+    struct flashmla_tensor_t out;
+    /**
+     * `[s_q, h_q]` FP32, any strides; `data` NULL: not wanted.
+     */
+    struct flashmla_tensor_t max_logits;
+    /**
+     * `[s_q, h_q]` FP32, any strides; `data` NULL: not wanted.
+     */
+    struct flashmla_tensor_t lse;
+    /**
+     * Scratch on the device, 256-byte aligned; NULL where the workspace size is 0.
+     */
+    void *workspace;
+    /**
+     * Bytes at `workspace`.
+     */
+    size_t workspace_size;
+} flashmla_sparse_prefill_params_t;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -522,6 +607,52 @@ flashmla_status_t flashmla_dense_decode_plan(const struct flashmla_context_t *co
 flashmla_status_t flashmla_dense_decode(const struct flashmla_context_t *context,
                                         const struct flashmla_dense_decode_params_t *params,
                                         cudaStream_t stream);
+
+/**
+ * Whether this context can run the problem, and with which kernel.
+ *
+ * Reads sizes and `flags`; pointers and strides are not looked at. Pure host arithmetic, thread-safe,
+ * legal during capture. Set `out->struct_size` first (`FLASHMLA_KERNEL_INFO_INIT`); `partitions` is 0,
+ * there is no plan. Errors: those of `flashmla_sparse_prefill` for sizes and options.
+ */
+flashmla_status_t flashmla_sparse_prefill_query(const struct flashmla_context_t *context,
+                                                const struct flashmla_sparse_prefill_params_t *params,
+                                                struct flashmla_kernel_info_t *out);
+
+/**
+ * Bytes of workspace that `flashmla_sparse_prefill` needs, to `*size`.
+ *
+ * Pure host arithmetic: thread-safe, legal during capture. What it gives for some `s_q`, `s_kv` and
+ * `topk` suffices for every smaller value of them too, whatever the lengths and indices: an engine asks
+ * once, with its maxima. 0 for CPU contexts. Reads sizes and `flags`.
+ */
+flashmla_status_t flashmla_sparse_prefill_workspace_size(const struct flashmla_context_t *context,
+                                                         const struct flashmla_sparse_prefill_params_t *params,
+                                                         size_t *size);
+
+/**
+ * Attention of every query token to the rows of a BF16 latent KV that its indices name, all heads sharing
+ * them: `out = softmax(S) V` with `S = softmax_scale Q K^T`, V being the first 512 elements of a row,
+ * `max_logits = max(S)` and `lse = ln(sum(exp(S)))`, each over the attended rows alone.
+ *
+ * A query that attends to nothing (every index masked, a length of 0, `topk` 0, `s_kv` 0) gets `out` 0,
+ * `max_logits` -inf and `lse` -inf (+inf under `FLASHMLA_FLAG_LSE_EMPTY_POS_INF`). Masking hides rows
+ * from a query, causally or otherwise, by leaving them out of its indices.
+ *
+ * Products are of BF16, sums FP32. Runs on `stream` of the context's device (any CUDA context; NULL is
+ * the default stream); a CPU context takes NULL and computes before it returns. Does not allocate,
+ * synchronise or read device data; may be captured, and replayed after indices, lengths and contents have
+ * changed in place. Thread-safe; calls that run at the same time need workspaces of their own.
+ *
+ * `s_q`, `h_q`, `s_kv` and `topk` are at most 2^31 - 1. With `s_q` 0 nothing is read or written.
+ *
+ * Errors: null or misaligned pointers, wrong sizes or strides, a workspace that is too small;
+ * `FLASHMLA_ERROR_UNSUPPORTED` in every GPU context: this version runs sparse prefill on the CPU alone.
+ * Nothing is launched and nothing is written then.
+ */
+flashmla_status_t flashmla_sparse_prefill(const struct flashmla_context_t *context,
+                                          const struct flashmla_sparse_prefill_params_t *params,
+                                          cudaStream_t stream);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -3,7 +3,7 @@
 
 mod programs;
 
-use flashmla::capi::{context::*, dense_decode::*, types::*};
+use flashmla::capi::{context::*, dense_decode::*, sparse_prefill::*, types::*};
 use programs::*;
 use std::mem::{offset_of, size_of};
 use std::path::PathBuf;
@@ -104,6 +104,10 @@ fn structs_are_laid_out_alike() {
             struct_size, dtype, flags, b, s_q, h_q, h_kv, d_qk, d_v, num_blocks, page_block_size, max_blocks_per_seq,
             softmax_scale, reserved, q, kv_cache, block_table, cache_seqlens, out, lse, workspace, workspace_size, plan
         }
+        flashmla_sparse_prefill_params_t {
+            struct_size, flags, softmax_scale, s_q, h_q, s_kv, d_qk, topk, q, kv, indices, topk_length, attn_sink, out,
+            max_logits, lse, workspace, workspace_size
+        }
     }
     assert_eq!(checked, text.lines().count(), "a member is checked on one side only:\n{text}");
 }
@@ -111,7 +115,9 @@ fn structs_are_laid_out_alike() {
 #[test]
 fn wrong_arguments_are_named() {
     for compiler in ["gcc", "clang"].into_iter().filter(|c| has(c)) {
-        print!("{}", output(&mut Command::new(program(compiler, "c99", "arguments"))));
+        for name in ["arguments", "arguments_sparse_prefill"] {
+            print!("{}", output(&mut Command::new(program(compiler, "c99", name))));
+        }
     }
 }
 

@@ -14,6 +14,8 @@ mod clock;
 mod cpu;
 #[path = "../tools/common/cuda.rs"]
 mod cuda;
+#[path = "../tools/bench/dense_decode.rs"]
+mod dense_decode;
 #[path = "../tools/common/failure.rs"]
 mod failure;
 #[path = "../tools/bench/gpu.rs"]
@@ -34,6 +36,8 @@ mod record;
 mod roofline;
 #[path = "../tools/bench/run.rs"]
 mod run;
+#[path = "../tools/bench/sparse_prefill.rs"]
+mod sparse_prefill;
 #[path = "../tools/bench/stats.rs"]
 mod stats;
 #[path = "../tools/common/target.rs"]
@@ -42,10 +46,12 @@ mod target;
 mod timing;
 
 use case::{Case, Dtype};
+use dense_decode::DenseDecode;
 use inputs::Random;
 use peers::{summary, Outcome, Peers};
 use roofline::{Ceilings, REFERENCE};
 use serde_json::{json, Value};
+use sparse_prefill::SparsePrefill;
 use std::path::{Path, PathBuf};
 
 const PUBLIC_CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/dense_decode.jsonl");
@@ -66,16 +72,24 @@ fn bench(args: &[&str]) -> (i32, String, String) {
 }
 
 fn parse(case: Value) -> Case {
-    Case::parse(&case).unwrap()
+    Case::parse("dense_decode", &case).unwrap()
+}
+
+fn dense(case: Value) -> DenseDecode {
+    DenseDecode::parse(case.as_object().unwrap()).unwrap()
+}
+
+fn prefill(case: Value) -> SparsePrefill {
+    SparsePrefill::parse(case.as_object().unwrap()).unwrap()
 }
 
 fn refused(case: Value) -> String {
-    Case::parse(&case).unwrap_err().to_string()
+    Case::parse("dense_decode", &case).unwrap_err().to_string()
 }
 
 #[test]
 fn case_defaults() {
-    let case = parse(json!({"b": 2, "s_q": 1, "h_q": 16, "s_k": 100}));
+    let case = dense(json!({"b": 2, "s_q": 1, "h_q": 16, "s_k": 100}));
     assert_eq!((case.h_kv, case.d_qk, case.page_block_size), (1, 576, 64));
     assert_eq!((case.dtype, case.causal), (Dtype::Bf16, false));
     assert_eq!(case.lens, [100, 100]);
@@ -84,7 +98,7 @@ fn case_defaults() {
 
 #[test]
 fn case_members() {
-    let case = parse(json!({"b": 2, "s_q": 3, "h_q": 16, "h_kv": 2, "d_qk": 512, "bs": 128, "dtype": "fp16",
+    let case = dense(json!({"b": 2, "s_q": 3, "h_q": 16, "h_kv": 2, "d_qk": 512, "bs": 128, "dtype": "fp16",
                             "causal": true, "s_k": 7, "lens": [0, 9]}));
     assert_eq!((case.h_kv, case.d_qk, case.page_block_size), (2, 512, 128));
     assert_eq!((case.dtype, case.causal), (Dtype::Fp16, true));
@@ -120,7 +134,7 @@ fn attended_pairs() {
     for s_q in 0..6 {
         for len in 0..9 {
             for causal in [false, true] {
-                let case = parse(json!({"b": 1, "s_q": s_q, "h_q": 1, "s_k": len, "causal": causal}));
+                let case = dense(json!({"b": 1, "s_q": s_q, "h_q": 1, "s_k": len, "causal": causal}));
                 let sees = |i: i64, key: i64| !causal || key <= len - s_q + i;
                 let counted: i64 = (0..s_q).map(|i| (0..len).filter(|key| sees(i, *key)).count() as i64).sum();
                 assert_eq!(case.attended_pairs(), counted, "s_q {s_q} len {len} causal {causal}");
@@ -262,16 +276,16 @@ fn random_values_are_normal() {
 
 #[test]
 fn block_tables_hold_every_page_once() {
-    let case = parse(json!({"b": 3, "s_q": 1, "h_q": 1, "lens": [257, 0, 1], "bs": 64}));
+    let case = dense(json!({"b": 3, "s_q": 1, "h_q": 1, "lens": [257, 0, 1], "bs": 64}));
     assert_eq!(inputs::blocks_per_request(&case), 8);
     let mut table = inputs::block_table(&case, &mut Random::new(1));
     assert_ne!(table, (0..24).collect::<Vec<i32>>(), "shuffled");
     table.sort();
     assert_eq!(table, (0..24).collect::<Vec<i32>>());
     // Pages that 256 tokens do not divide into.
-    let case = parse(json!({"b": 1, "s_q": 1, "h_q": 1, "s_k": 257, "bs": 1024}));
+    let case = dense(json!({"b": 1, "s_q": 1, "h_q": 1, "s_k": 257, "bs": 1024}));
     assert_eq!(inputs::blocks_per_request(&case), 1);
-    let case = parse(json!({"b": 0, "s_q": 1, "h_q": 1, "s_k": 257}));
+    let case = dense(json!({"b": 0, "s_q": 1, "h_q": 1, "s_k": 257}));
     assert!(inputs::block_table(&case, &mut Random::new(1)).is_empty());
 }
 
@@ -348,7 +362,7 @@ fn wrong_usage_is_2_and_says_what() {
         (&["--cases", PUBLIC_CASES, "--device", "gpu"], "--device gpu"),
         (&["--cases", PUBLIC_CASES, "--device", "-1"], "--device -1"),
         (&["--cases", PUBLIC_CASES, "--reps", "0"], "--reps 0"),
-        (&["--cases", PUBLIC_CASES, "--op", "sparse"], "--op sparse: must be dense_decode"),
+        (&["--cases", PUBLIC_CASES, "--op", "sparse"], "--op sparse: must be dense_decode or sparse_prefill"),
         (&["--cases", "/nonexistent.jsonl"], "/nonexistent.jsonl: "),
         (&["--cases", PUBLIC_CASES, "--filter", "nothing has this name"], "no case that was asked for"),
     ] {
@@ -440,4 +454,134 @@ fn a_case_that_the_library_refuses_does_not_end_the_run() {
     let lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert!(lines[0]["error"].as_str().unwrap().contains("h_q = 3: must be a multiple of h_kv = 2"), "{out}");
     assert!(lines[1]["ms"].as_f64().is_some(), "{out}");
+}
+
+const PREFILL_CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/sparse_prefill.jsonl");
+
+#[test]
+fn prefill_cases() {
+    let case = prefill(json!({"s_q": 4, "s_kv": 100, "h_q": 64, "topk": 16}));
+    assert_eq!((case.d_qk, case.shared), (576, None));
+    assert_eq!(case.name(), "s_q4 s_kv100 h_q64 topk16");
+    assert_eq!(case.operations(), 2.0 * 64.0 * (4 * 16) as f64 * 1088.0);
+    assert_eq!(case.bytes(), 2.0 * (64.0 * 576.0 + 4.0 * 64.0 * 1088.0), "no more rows than indices");
+    let case = prefill(json!({"s_q": 9, "s_kv": 8, "h_q": 1, "topk": 16, "d_qk": 512, "shared": 0.8}));
+    assert_eq!(case.name(), "s_q9 s_kv8 h_q1 topk16 d_qk512 shared0.8");
+    assert_eq!(case.operations(), 2.0 * (9 * 8) as f64 * 1024.0, "a row counts once");
+    assert_eq!(case.bytes(), 2.0 * (8.0 * 512.0 + 9.0 * 1024.0));
+
+    let with = |name: &str, value: Value| {
+        let mut case = json!({"s_q": 2, "s_kv": 10, "h_q": 16, "topk": 4});
+        case[name] = value;
+        Case::parse("sparse_prefill", &case).unwrap_err().to_string()
+    };
+    assert!(with("s_q", json!(-1)).contains("s_q = -1: must be a number 0 .. 2147483647"));
+    assert!(with("s_kv", json!("10")).contains("s_kv = \"10\""));
+    assert!(with("h_q", json!(0)).contains("h_q = 0"));
+    assert!(with("topk", json!(1 << 30)).contains("s_q * topk = 2147483648: must be at most 1073741824"));
+    assert!(with("shared", json!(1.5)).contains("shared = 1.5: must be a number 0 .. 1"));
+    assert!(with("shared", json!(true)).contains("shared = true"));
+    let missing = Case::parse("sparse_prefill", &json!({"s_q": 2, "s_kv": 10, "h_q": 16})).unwrap_err();
+    assert!(missing.to_string().contains("topk: missing"));
+
+    // Sizes alike, indices not.
+    let parse = |shared: Value| {
+        let mut case = json!({"s_q": 2, "s_kv": 10, "h_q": 16, "topk": 4});
+        case.as_object_mut().unwrap().extend(shared.as_object().unwrap().clone());
+        Case::parse("sparse_prefill", &case).unwrap()
+    };
+    assert!(parse(json!({})).same_work(&parse(json!({"d_qk": 576}))));
+    assert!(!parse(json!({})).same_work(&parse(json!({"shared": 0.8}))));
+    assert!(!parse(json!({})).same_work(&self::parse(json!({"b": 2, "s_q": 2, "h_q": 16, "s_k": 10}))));
+}
+
+#[test]
+fn prefill_floors_are_those_of_the_published_figures() {
+    let lines = case::lines(PREFILL_CASES).unwrap();
+    let peers = Peers::load(PREFILL_CASES).unwrap();
+    for line in &lines {
+        assert_eq!(line.op, "sparse_prefill");
+        let case = Case::parse(&line.op, &line.value["case"]).unwrap();
+        let number = |name: &str| line.value[name].as_f64().unwrap();
+        let (floor, ms) = (REFERENCE.floor_ms(&case), number("ms"));
+        assert!((floor - number("floor_ms")).abs() <= 1e-5 * floor + 0.5e-5, "{}: {floor}", case.name());
+        assert!((case.operations() / ms / 1e9 - number("tflops")).abs() <= 0.3, "{}", case.name());
+        assert!((floor / ms - number("of_floor")).abs() <= 0.0006, "{}", case.name());
+        assert_eq!(peers.best(&case).unwrap().ms, ms);
+    }
+    assert_eq!(lines.len(), 8);
+}
+
+#[test]
+fn indices_are_distinct_and_shared_as_asked_for() {
+    let rows = |case: Value| {
+        let case = prefill(case);
+        let indices = inputs::indices(&case, &mut Random::new(5));
+        assert_eq!(indices.len() as i64, case.s_q * case.topk);
+        indices.chunks(case.topk.max(1) as usize).map(|row| row.to_vec()).collect::<Vec<_>>()
+    };
+    let set = |row: &[i32]| row.iter().copied().collect::<std::collections::BTreeSet<i32>>();
+    let shared_with_next = |rows: &[Vec<i32>]| -> Vec<usize> {
+        rows.windows(2).map(|pair| set(&pair[0]).intersection(&set(&pair[1])).count()).collect()
+    };
+    for shared in [None, Some(0.0), Some(0.8), Some(1.0)] {
+        let mut case = json!({"s_q": 50, "s_kv": 5000, "h_q": 1, "topk": 100});
+        if let Some(part) = shared {
+            case["shared"] = json!(part);
+        }
+        let rows = rows(case);
+        assert!(rows.iter().all(|row| set(row).len() == 100 && row.iter().all(|i| (0..5000).contains(i))));
+        let common = shared_with_next(&rows);
+        match shared {
+            // Two of 5000 on average.
+            None => assert!((0..200).contains(&common.iter().sum::<usize>())),
+            Some(part) => assert!(common.iter().all(|n| *n == (100.0 * part) as usize), "{common:?}"),
+        }
+        assert_ne!(rows[0], rows[1], "in another order");
+    }
+    // Hardly any rows to take another one from, and none.
+    let few = rows(json!({"s_q": 9, "s_kv": 12, "h_q": 1, "topk": 10, "shared": 0.5}));
+    assert!(few.iter().all(|row| set(row).len() == 10));
+    assert!(shared_with_next(&few).iter().all(|n| *n == 8));
+    for shared in [json!({}), json!({"shared": 0.5})] {
+        let mut case = json!({"s_q": 3, "s_kv": 4, "h_q": 1, "topk": 6});
+        case.as_object_mut().unwrap().extend(shared.as_object().unwrap().clone());
+        for row in rows(case) {
+            assert_eq!((set(&row[..4]).len(), &row[4..]), (4, &[-1, -1][..]));
+        }
+    }
+    assert!(rows(json!({"s_q": 3, "s_kv": 0, "h_q": 1, "topk": 2})).iter().all(|row| *row == [-1, -1]));
+    assert!(rows(json!({"s_q": 3, "s_kv": 7, "h_q": 1, "topk": 0})).is_empty());
+}
+
+#[test]
+fn prefills_run_on_the_cpu() {
+    let cases = scratch(
+        "cpu-prefill.jsonl",
+        r#"{"op":"sparse_prefill","case":{"s_q":3,"s_kv":70,"h_q":4,"topk":16,"shared":0.5},"ms":100000}
+{"op":"dense_decode","case":{"b":1,"s_q":1,"h_q":4,"s_k":70}}
+{"op":"sparse_prefill","case":{"s_q":0,"s_kv":70,"h_q":4,"topk":16},"ms":100000}
+{"op":"sparse_prefill","case":{"s_q":1,"s_kv":70,"h_q":4,"topk":16,"d_qk":192},"ms":100000}
+"#,
+    );
+    let run = |more: &[&str]| {
+        let (code, out, err) = bench(&[&["--cases", &cases, "--device", "cpu", "--reps", "2"], more].concat());
+        (code, out.lines().map(|l| serde_json::from_str(l).unwrap()).collect::<Vec<Value>>(), err)
+    };
+    let (code, lines, err) = run(&["--op", "sparse_prefill", "--filter", "s_kv70", "--vs", PREFILL_CASES]);
+    assert_eq!((code, lines.len()), (1, 4), "one refused: {err}");
+    assert_eq!((&lines[0]["op"], &lines[0]["kernel"]), (&json!("sparse_prefill"), &json!("cpu_sparse_prefill")));
+    assert_eq!(lines[0]["case"]["shared"], 0.5);
+    assert!(lines[0]["ms"].as_f64().unwrap() > 0.0);
+    for absent in ["plan_ms", "graph_ms", "ratio", "floor_ms"] {
+        assert_eq!(lines[0][absent], Value::Null, "{absent}");
+    }
+    assert!(lines[2]["error"].as_str().unwrap().contains("d_qk = 192: must be 576 or 512"));
+    assert!(err.contains("1 lines of other operations left out"), "{err}");
+    assert!(err.contains("[1/3] s_q3 s_kv70 h_q4 topk16 shared0.5"), "{err}");
+
+    // Both operations of a file, where none is asked for.
+    let (_, lines, _) = run(&[]);
+    let ops: Vec<&str> = lines.iter().map(|line| line["op"].as_str().unwrap()).collect();
+    assert_eq!(ops, ["sparse_prefill", "dense_decode", "sparse_prefill", "sparse_prefill"]);
 }

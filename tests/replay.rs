@@ -8,15 +8,21 @@ mod bounds;
 mod case;
 #[path = "../tools/common/cuda.rs"]
 mod cuda;
+#[path = "../tools/replay/dense_decode.rs"]
+mod dense_decode;
 // Of the shared modules, each tool uses a part.
 #[allow(dead_code)]
 #[path = "../tools/common/failure.rs"]
 mod failure;
+#[path = "../tools/replay/file.rs"]
+mod file;
 #[allow(dead_code)]
 #[path = "../tools/common/library.rs"]
 mod library;
 #[path = "../tools/replay/run.rs"]
 mod run;
+#[path = "../tools/replay/sparse_prefill.rs"]
+mod sparse_prefill;
 #[allow(dead_code)]
 #[path = "../tools/common/target.rs"]
 mod target;
@@ -127,30 +133,140 @@ fn known(dtype: Dtype) -> File {
         .key("op", "dense_decode")
 }
 
-#[test]
-fn golden_cases_are_within_bounds() {
+fn golden_cases(prefix: &str, tensors: &[&str]) {
     let mut files = 0;
     for entry in std::fs::read_dir(GOLDEN).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
-        if !name.starts_with("dense_") || !name.ends_with(".safetensors") {
+        if !name.starts_with(prefix) || !name.ends_with(".safetensors") {
             continue;
         }
         let results = scratch(&format!("results-{name}"));
         let (code, out, err) = replay(&[path.to_str().unwrap(), "--device", "cpu", "--out", &results]);
         assert_eq!(code, 0, "{name}: {out}{err}");
-        assert_eq!(out.matches("within bounds").count(), 2, "{name}: {out}");
+        assert_eq!(out.matches("within bounds").count(), tensors.len(), "{name}: {out}");
 
         // The written outputs have the shapes and types of the recorded ones.
         let (case, results) = (std::fs::read(&path).unwrap(), std::fs::read(results).unwrap());
         let (case, results) = (SafeTensors::deserialize(&case).unwrap(), SafeTensors::deserialize(&results).unwrap());
-        for tensor in ["out", "lse"] {
+        for tensor in tensors {
             let (recorded, written) = (case.tensor(tensor).unwrap(), results.tensor(tensor).unwrap());
             assert_eq!((recorded.dtype(), recorded.shape()), (written.dtype(), written.shape()));
         }
         files += 1;
     }
-    assert!(files >= 3, "{files} golden files in {GOLDEN}");
+    assert!(files >= 2, "{files} golden files {prefix}* in {GOLDEN}");
+}
+
+#[test]
+fn golden_cases_are_within_bounds() {
+    golden_cases("dense_", &["out", "lse"]);
+    golden_cases("prefill_", &["out", "max_logits", "lse"]);
+}
+
+/// A sparse prefill whose result is known: q is 0, so the output is the mean of the attended rows' first 512
+/// elements. Token 0 attends to rows of 0.25 and 0.75, one of them twice, its length hiding the last index;
+/// token 1 to none. The rows between are NaN.
+fn known_prefill() -> File {
+    let bf16 = Dtype::BF16;
+    let rows = [0.25, f32::NAN, 0.75].into_iter().flat_map(|value| std::iter::repeat_n(value, 512));
+    let mean = (0.25 + 0.25 + 0.75) / 3.0;
+    let out = [mean, mean / 2.0, 0.0, 0.0].into_iter().flat_map(|value| std::iter::repeat_n(value, 512));
+    let ln3 = 3f32.ln();
+    let none = f32::NEG_INFINITY;
+    let file = File { tensors: BTreeMap::new(), metadata: HashMap::new() };
+    file.set("q", bf16, &[2, 2, 512], vec![0; 2 * 2 * 512 * 2])
+        .set("kv", bf16, &[3, 1, 512], elements(bf16, rows))
+        .set("indices", Dtype::I32, &[2, 1, 5], ints(&[0, 2, -1, 0, 1, 3, i32::MIN, 2147480000, -3, 1]))
+        .set("topk_length", Dtype::I32, &[2], ints(&[4, 4]))
+        // exp(ln3) / (exp(ln3) + exp(sink)): all of it, and half.
+        .set("attn_sink", Dtype::F32, &[2], floats(&[none, ln3]))
+        .set("out", bf16, &[2, 2, 512], elements(bf16, out))
+        .set("max_logits", Dtype::F32, &[2, 2], floats(&[0.0, 0.0, none, none]))
+        .set("lse", Dtype::F32, &[2, 2], floats(&[ln3, ln3, none, none]))
+        .key("op", "sparse_prefill")
+}
+
+#[test]
+fn known_prefills() {
+    let (code, out, err) = known_prefill().replay("prefill");
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(out.contains("device CPU\nkernel cpu_sparse_prefill\n"), "{out}");
+    assert_eq!(out.matches("within bounds").count(), 3, "{out}");
+
+    let inf = f32::INFINITY;
+    let ln3 = 3f32.ln();
+    let upstream = known_prefill().key("lse_empty", "+inf");
+    let (code, out, _) = upstream.clone().replay("prefill-empty");
+    assert_eq!(code, 1, "the file expects -inf: {out}");
+    assert!(out.contains("lse [2, 2]") && out.contains("2 elements, the first at [1, 0]"), "{out}");
+    let upstream = upstream.set("lse", Dtype::F32, &[2, 2], floats(&[ln3, ln3, inf, inf]));
+    assert_eq!(upstream.replay("prefill-empty").0, 0);
+
+    // Without sinks and lengths, the second head is like the first, and the NaN row is in sight.
+    let (code, out, _) = known_prefill().without("attn_sink").replay("prefill-no-sink");
+    assert_eq!(code, 1);
+    assert!(out.contains("OUTSIDE the bounds, 512 elements, the first at [0, 1, 0]"), "{out}");
+    let (code, out, _) = known_prefill().without("topk_length").replay("prefill-no-length");
+    assert_eq!(code, 1);
+    assert!(out.contains("the first at [0, 0, 0]"), "{out}");
+
+    // Each output is compared on its own.
+    let (code, out, _) = known_prefill().without("out").without("lse").replay("prefill-max-logits");
+    assert_eq!((code, out.matches("within bounds").count()), (0, 1), "{out}");
+    let wrong = known_prefill().set("max_logits", Dtype::F32, &[2, 2], floats(&[0.0, 1e-5, f32::NEG_INFINITY, inf]));
+    let (code, out, _) = wrong.replay("prefill-wrong-max-logits");
+    assert_eq!(code, 1);
+    assert!(out.contains("2 elements, the first at [0, 1]"), "{out}");
+}
+
+#[test]
+fn malformed_prefills_are_named() {
+    let good = known_prefill;
+    let words = |n: usize| vec![0u8; n * 4];
+    let cases = [
+        (good().without("q"), "q: missing: must be BF16 [s_q, h_q, d_qk]"),
+        (good().without("kv"), "kv: missing: must be BF16 [s_kv, 1, 512]"),
+        (good().without("indices"), "indices: missing: must be I32 [s_q = 2, 1, topk]"),
+        (good().set("q", Dtype::F16, &[2, 2, 512], words(1024)), "q: F16 [2, 2, 512]: must be BF16"),
+        (good().reshaped("q", &[4, 512]), "q: BF16 [4, 512]: must be BF16"),
+        (good().reshaped("kv", &[3, 2, 256]), "kv: BF16 [3, 2, 256]: must be BF16 [s_kv, 1, 512]"),
+        (good().reshaped("indices", &[5, 1, 2]), "indices: I32 [5, 1, 2]: must be I32 [s_q = 2"),
+        (good().set("indices", Dtype::I64, &[2, 1, 1], words(4)), "indices: I64 [2, 1, 1]: must be I32"),
+        (good().reshaped("topk_length", &[1, 2]), "topk_length: I32 [1, 2]: must be I32 [2]"),
+        (good().set("attn_sink", Dtype::BF16, &[2], words(1)), "attn_sink: BF16 [2]: must be F32 [2]"),
+        (good().reshaped("out", &[2, 1, 1024]), "out: BF16 [2, 1, 1024]: must be BF16 [2, 2, 512]"),
+        (good().reshaped("max_logits", &[4]), "max_logits: F32 [4]: must be F32 [2, 2]"),
+        (good().reshaped("lse", &[1, 4]), "lse: F32 [1, 4]: must be F32 [2, 2]"),
+        (good().key("softmax_scale", "0"), "metadata softmax_scale = \"0\": must be a positive number"),
+        (good().key("op", "prefill"), "metadata op = \"prefill\": must be \"dense_decode\" or \"sparse_prefill\""),
+        // What the library itself refuses.
+        (
+            good().set("q", Dtype::BF16, &[2, 2, 8], words(16)).set("kv", Dtype::BF16, &[1, 1, 8], words(4)),
+            "d_qk = 8: must be 576 or 512",
+        ),
+    ];
+    for (i, (file, expected)) in cases.iter().enumerate() {
+        let file = if expected.starts_with("d_qk") { file.clone().without("out") } else { file.clone() };
+        let (code, out, err) = file.replay(&format!("malformed-prefill-{i}"));
+        assert_eq!(code, 2, "{expected}: {out}{err}");
+        assert!(err.contains(expected), "expected: {expected}\nin: {err}");
+    }
+}
+
+#[test]
+fn empty_prefills_succeed() {
+    for (s_q, s_kv, topk) in [(0, 3, 5), (2, 0, 5), (2, 3, 0), (0, 0, 0)] {
+        let file = File { tensors: BTreeMap::new(), metadata: HashMap::new() }
+            .set("q", Dtype::BF16, &[s_q, 1, 576], vec![0; s_q * 576 * 2])
+            .set("kv", Dtype::BF16, &[s_kv, 1, 576], vec![0xff; s_kv * 576 * 2])
+            .set("indices", Dtype::I32, &[s_q, 1, topk], vec![0; s_q * topk * 4])
+            .set("out", Dtype::BF16, &[s_q, 1, 512], vec![0; s_q * 512 * 2])
+            .set("lse", Dtype::F32, &[s_q, 1], floats(&vec![f32::NEG_INFINITY; s_q]))
+            .key("op", "sparse_prefill");
+        let (code, out, err) = file.replay("empty-prefill");
+        assert_eq!(code, 0, "{s_q} {s_kv} {topk}: {out}{err}");
+    }
 }
 
 #[test]

@@ -198,6 +198,27 @@ struct DenseDecodeParams {
     Plan* plan = nullptr;
 };
 
+struct SparsePrefillParams {
+    std::size_t struct_size = sizeof(flashmla_sparse_prefill_params_t);
+    Flags flags = Flags::none;
+    float softmax_scale = 0.0f; /* 0: d_qk^-0.5 */
+    std::int64_t s_q = 0;
+    std::int64_t h_q = 0;
+    std::int64_t s_kv = 0;
+    std::int64_t d_qk = 0;
+    std::int64_t topk = 0;
+    ConstTensor q = {};           /* [s_q, h_q, d_qk] BF16 */
+    ConstTensor kv = {};          /* [s_kv, 1, d_qk] BF16 */
+    ConstTensor indices = {};     /* [s_q, 1, topk] int32; outside [0, s_kv): masked */
+    ConstTensor topk_length = {}; /* [s_q] int32; null data: topk */
+    ConstTensor attn_sink = {};   /* [h_q] FP32; null data: none */
+    Tensor out = {};              /* [s_q, h_q, 512] BF16 */
+    Tensor max_logits = {};       /* [s_q, h_q] FP32; null data: not wanted */
+    Tensor lse = {};              /* [s_q, h_q] FP32; null data: not wanted */
+    void* workspace = nullptr;
+    std::size_t workspace_size = 0;
+};
+
 /* The same object for a C function, which is compiled apart: it may read and write all of it, and no compiler sees
  * one object under two types. So nothing on this side may look through the pointer. */
 namespace abi {
@@ -269,6 +290,26 @@ FLASHMLA_SAME(DenseDecodeParams, flashmla_dense_decode_params_t, lse);
 FLASHMLA_SAME(DenseDecodeParams, flashmla_dense_decode_params_t, workspace);
 FLASHMLA_SAME(DenseDecodeParams, flashmla_dense_decode_params_t, workspace_size);
 FLASHMLA_SAME(DenseDecodeParams, flashmla_dense_decode_params_t, plan);
+
+FLASHMLA_AS_C(SparsePrefillParams, flashmla_sparse_prefill_params_t);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, struct_size);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, flags);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, softmax_scale);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, s_q);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, h_q);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, s_kv);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, d_qk);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, topk);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, q);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, kv);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, indices);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, topk_length);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, attn_sink);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, out);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, max_logits);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, lse);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, workspace);
+FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, workspace_size);
 
 #undef FLASHMLA_SAME
 #undef FLASHMLA_AS_C
@@ -473,6 +514,24 @@ public:
     /* Once a layer. */
     Result<void> dense_decode(const DenseDecodeParams& params, cudaStream_t stream = nullptr) const {
         return detail::done(flashmla_dense_decode(get(), abi::as_c(params), stream));
+    }
+
+    /* Whether this context can run the problem, and with which kernel; looks at sizes and flags. */
+    [[nodiscard]] Result<KernelInfo> sparse_prefill_query(const SparsePrefillParams& params) const {
+        KernelInfo info;
+        const flashmla_status_t status = flashmla_sparse_prefill_query(get(), abi::as_c(params), abi::as_c(info));
+        return detail::done(status, std::move(info));
+    }
+
+    /* Bytes; suffices for every smaller s_q, s_kv and topk too. */
+    [[nodiscard]] Result<std::size_t> sparse_prefill_workspace_size(const SparsePrefillParams& params) const {
+        std::size_t size = 0;
+        const flashmla_status_t status = flashmla_sparse_prefill_workspace_size(get(), abi::as_c(params), &size);
+        return detail::done(status, std::move(size));
+    }
+
+    Result<void> sparse_prefill(const SparsePrefillParams& params, cudaStream_t stream = nullptr) const {
+        return detail::done(flashmla_sparse_prefill(get(), abi::as_c(params), stream));
     }
 
 private:

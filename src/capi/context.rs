@@ -1,7 +1,7 @@
 //! Contexts: a device made ready.
 
 use super::read::{non_null, read_struct, struct_size, write_struct, Versioned};
-use super::types::flashmla_status_t;
+use super::types::{cudaStream_t, flashmla_status_t};
 use crate::boundary::guard;
 use crate::context::{Backend, Context, DEVICE_CPU};
 use crate::cpu::CpuDevice;
@@ -156,6 +156,14 @@ pub(super) fn context_ref(context: &*const flashmla_context_t) -> Result<&Contex
     }
     // SAFETY: made by `flashmla_create` and not destroyed, as every function's contract says.
     Ok(unsafe { &(**context).inner })
+}
+
+/// The CPU backend computes before it returns.
+pub(super) fn check_no_stream(stream: cudaStream_t) -> Result<()> {
+    if !stream.is_null() {
+        return err!(FLASHMLA_ERROR_INVALID_STREAM, "stream = {stream:p}: must be NULL in a CPU context");
+    }
+    Ok(())
 }
 
 pub(super) fn copy_name(to: &mut [c_char], name: &str) {

@@ -1,13 +1,13 @@
 //! Dense decode over a paged latent KV cache.
 
-use super::context::{context_ref, copy_name, flashmla_context_t};
-use super::read::{non_null, read_struct, struct_size, write_struct, Versioned};
+use super::context::{check_no_stream, context_ref, copy_name, flashmla_context_t};
+use super::read::{elements, non_null, read_struct, struct_size, write_struct, Versioned};
 use super::types::*;
 use crate::boundary::guard;
 use crate::context::{Backend, Context};
 use crate::cpu;
 use crate::err;
-use crate::problem::dense_decode::{DenseDecode, Raw, Shape, D_V};
+use crate::problem::dense_decode::{DenseDecode, Raw, Shape};
 use crate::problem::tensor::{check_address, Rules, Tensor};
 use crate::status::Result;
 
@@ -192,8 +192,7 @@ pub unsafe extern "C" fn flashmla_dense_decode_plan(
         let (context, params, shape) = shape(&context, params)?;
         // SAFETY: per the contract of this function.
         let plan = unsafe { read_struct("params->plan", params.plan) }?;
-        let word = Rules { elem_bytes: 4, align: 4, unit_inner: false, output: false };
-        let lens = Tensor::check("cache_seqlens", &params.cache_seqlens.raw(), [shape.b], word)?;
+        let lens = Tensor::check("cache_seqlens", &params.cache_seqlens.raw(), [shape.b], Rules::WORD_32)?;
         check_plan_buffer(context, &shape, &plan)?;
         match &context.backend {
             Backend::Cpu(_) => check_no_stream(stream)?,
@@ -280,35 +279,21 @@ fn check_fingerprint(context: &Context, shape: &Shape, plan: &flashmla_plan_t) -
     Ok(())
 }
 
-fn check_no_stream(stream: cudaStream_t) -> Result<()> {
-    if !stream.is_null() {
-        return err!(FLASHMLA_ERROR_INVALID_STREAM, "stream = {stream:p}: must be NULL in a CPU context");
-    }
-    Ok(())
-}
-
 /// # Safety
 /// The tensors of the problem lie in host memory, outputs disjoint from everything else.
 unsafe fn run_on_cpu(device: &cpu::CpuDevice, problem: &DenseDecode) {
-    unsafe fn input<'a, T, const N: usize>(t: &Tensor<N>) -> &'a [T] {
-        if t.is_empty() {
-            return &[];
-        }
-        std::slice::from_raw_parts(t.addr as *const T, t.extent() as usize)
-    }
     let inputs = cpu::dense_decode::Inputs {
-        q: input(&problem.q),
-        kv_cache: input(&problem.kv_cache),
-        block_table: input(&problem.block_table),
-        cache_seqlens: input(&problem.cache_seqlens),
+        q: elements(&problem.q),
+        kv_cache: elements(&problem.kv_cache),
+        block_table: elements(&problem.block_table),
+        cache_seqlens: elements(&problem.cache_seqlens),
     };
-    let mut store = |index: [i64; 3], row: &[u16; D_V as usize], lse: f32| {
-        let [i, t, h] = index;
+    cpu::dense_decode::run(device, problem, inputs, |row| {
+        let [i, t, h] = row.index;
         let out = (problem.out.addr as *mut u16).offset(problem.out.offset([i, t, h, 0]) as isize);
-        std::ptr::copy_nonoverlapping(row.as_ptr(), out, row.len());
-        if let Some(l) = &problem.lse {
-            *(l.addr as *mut f32).offset(l.offset([i, h, t]) as isize) = lse;
+        std::ptr::copy_nonoverlapping(row.out.as_ptr(), out, row.out.len());
+        if let Some(lse) = &problem.lse {
+            *(lse.addr as *mut f32).offset(lse.offset([i, h, t]) as isize) = row.lse;
         }
-    };
-    cpu::dense_decode::run(device, problem, inputs, &mut store);
+    });
 }

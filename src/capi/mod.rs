@@ -9,5 +9,6 @@
 pub mod context;
 pub mod dense_decode;
 pub mod read;
+pub mod sparse_prefill;
 pub mod types;
 pub mod version;

@@ -1,6 +1,7 @@
 //! Reading what a C caller points to.
 
 use crate::err;
+use crate::problem::tensor::Tensor;
 use crate::status::Result;
 use std::mem::{size_of, MaybeUninit};
 
@@ -94,4 +95,15 @@ pub fn non_null<T>(name: &str, ptr: *mut T) -> Result<*mut T> {
         return err!(FLASHMLA_ERROR_NULL_POINTER, "{name} = NULL: must not be NULL");
     }
     Ok(ptr)
+}
+
+/// What an implementation may touch of a tensor in host memory, from its first element to its last.
+///
+/// # Safety
+/// The memory is there, holds elements of type `T`, and nobody writes to it meanwhile.
+pub unsafe fn elements<'a, T, const N: usize>(tensor: &Tensor<N>) -> &'a [T] {
+    if tensor.is_empty() {
+        return &[];
+    }
+    std::slice::from_raw_parts(tensor.addr as *const T, tensor.extent() as usize)
 }

@@ -1,6 +1,9 @@
 //! The CPU backend: the operations of the contract in plain multi-threaded Rust, one file each.
 
 pub mod dense_decode;
+mod share;
+pub mod softmax;
+pub mod sparse_prefill;
 
 use crate::err;
 use crate::status::Result;

@@ -1,6 +1,7 @@
 //! Dense decode: attention of a few query tokens per request over a paged latent KV cache.
 
-use super::tensor::{check_address, RawTensor, Rules, Tensor};
+use super::sizes::{latent_d_qk, product, size, softmax_scale};
+use super::tensor::{check_workspace, RawTensor, Rules, Tensor};
 use crate::err;
 use crate::status::Result;
 
@@ -9,13 +10,7 @@ pub const FLAG_LSE_EMPTY_POS_INF: u32 = 2;
 pub const FLAG_BATCH_INVARIANT: u32 = 4;
 const KNOWN_FLAGS: u32 = FLAG_CAUSAL | FLAG_LSE_EMPTY_POS_INF | FLAG_BATCH_INVARIANT;
 
-/// Columns of V: the first 512 of a cache row.
-pub const D_V: i64 = 512;
-/// Every size fits `i32`, so that kernels index with 32 bits and scale by 64-bit strides.
-pub const MAX_SIZE: i64 = i32::MAX as i64;
-/// Rows of 16 bytes: what the copy engine and 128-bit loads need.
-const ROW_ALIGN: i64 = 16;
-const WORKSPACE_ALIGN: i64 = 256;
+pub use super::sizes::{D_V, MAX_SIZE};
 
 /// Element type of `q`, `kv_cache` and `out`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,9 +106,7 @@ impl Shape {
         if raw.h_q % raw.h_kv != 0 {
             return err!(FLASHMLA_ERROR_INVALID_SHAPE, "h_q = {}: must be a multiple of h_kv = {}", raw.h_q, raw.h_kv);
         }
-        if raw.d_qk != 576 && raw.d_qk != 512 {
-            return err!(FLASHMLA_ERROR_INVALID_SHAPE, "d_qk = {}: must be 576 or 512", raw.d_qk);
-        }
+        latent_d_qk(raw.d_qk)?;
         if raw.d_v != 0 && raw.d_v != D_V {
             return err!(FLASHMLA_ERROR_INVALID_SHAPE, "d_v = {}: must be 512 (or 0 for the default)", raw.d_v);
         }
@@ -163,67 +156,27 @@ impl Shape {
 impl DenseDecode {
     pub fn check(raw: &Raw) -> Result<DenseDecode> {
         let shape = Shape::check(raw)?;
-        let scale = if raw.softmax_scale == 0.0 { 1.0 / (shape.d_qk as f32).sqrt() } else { raw.softmax_scale };
-        if !scale.is_finite() || scale < 0.0 {
-            return err!(
-                FLASHMLA_ERROR_INVALID_ARGUMENT,
-                "softmax_scale = {scale}: must be finite and positive (or 0 for d_qk^-0.5)"
-            );
-        }
-        let row = Rules { elem_bytes: 2, align: ROW_ALIGN, unit_inner: true, output: false };
-        let word = Rules { elem_bytes: 4, align: 4, unit_inner: false, output: false };
+        let scale = softmax_scale(raw.softmax_scale, shape.d_qk)?;
+        let (row, word) = (Rules::ROW_16, Rules::WORD_32);
         let Shape { b, s_q, h_q, h_kv, d_qk, .. } = shape;
         // The CPU backend and the copy engine read no cache row where a request has no block.
         let blocks = if b * shape.max_blocks_per_seq == 0 { 0 } else { shape.num_blocks };
-        let lse = Tensor::check_layout("lse", &raw.lse, [b, h_q, s_q], Rules { output: true, ..word })?;
-        let problem = DenseDecode {
+        Ok(DenseDecode {
             shape,
             softmax_scale: scale,
             q: Tensor::check("q", &raw.q, [b, s_q, h_q, d_qk], row)?,
             kv_cache: Tensor::check("kv_cache", &raw.kv_cache, [blocks, shape.page_block_size, h_kv, d_qk], row)?,
             block_table: Tensor::check("block_table", &raw.block_table, [b, shape.max_blocks_per_seq], word)?,
             cache_seqlens: Tensor::check("cache_seqlens", &raw.cache_seqlens, [b], word)?,
-            out: Tensor::check("out", &raw.out, [b, s_q, h_q, D_V], Rules { output: true, ..row })?,
-            lse: match raw.lse.addr {
-                0 => None,
-                _ => Some(Tensor::check("lse", &raw.lse, lse.shape, Rules { output: true, ..word })?),
-            },
+            out: Tensor::check("out", &raw.out, [b, s_q, h_q, D_V], row.output())?,
+            lse: Tensor::check_optional("lse", &raw.lse, [b, h_q, s_q], word.output())?,
             workspace: raw.workspace,
             workspace_size: raw.workspace_size,
-        };
-        Ok(problem)
+        })
     }
 
     /// The workspace must hold `needed` bytes, as the layout of the launch says.
     pub fn check_workspace(&self, needed: u64) -> Result<()> {
-        if needed == 0 {
-            return Ok(());
-        }
-        if self.workspace_size < needed {
-            return err!(
-                FLASHMLA_ERROR_BUFFER_TOO_SMALL,
-                "workspace_size = {}: must be at least {needed} bytes",
-                self.workspace_size
-            );
-        }
-        check_address("workspace", "", self.workspace, WORKSPACE_ALIGN)
-    }
-}
-
-fn size(name: &str, value: i64, min: i64) -> Result<()> {
-    if value < min {
-        return err!(FLASHMLA_ERROR_INVALID_SHAPE, "{name} = {value}: must be at least {min}");
-    }
-    if value > MAX_SIZE {
-        return err!(FLASHMLA_ERROR_OVERFLOW, "{name} = {value}: must be at most {MAX_SIZE}");
-    }
-    Ok(())
-}
-
-fn product(name: &str, factors: &[i64]) -> Result<()> {
-    let p = factors.iter().try_fold(1i64, |acc, f| acc.checked_mul(*f));
-    match p {
-        Some(v) if v <= MAX_SIZE => Ok(()),
-        _ => err!(FLASHMLA_ERROR_OVERFLOW, "{name} = {factors:?} multiplied: must be at most {MAX_SIZE}"),
+        check_workspace(self.workspace, self.workspace_size, needed)
     }
 }

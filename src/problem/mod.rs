@@ -4,4 +4,6 @@
 //! number. What leaves this module is safe to launch on any backend.
 
 pub mod dense_decode;
+pub mod sizes;
+pub mod sparse_prefill;
 pub mod tensor;

@@ -3,6 +3,8 @@
 use crate::err;
 use crate::status::Result;
 
+const WORKSPACE_ALIGN: i64 = 256;
+
 /// A tensor as the caller described it: an address and up to four strides in elements. All
 /// strides 0 stand for the contiguous layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,6 +26,17 @@ pub struct Rules {
     pub output: bool,
 }
 
+impl Rules {
+    /// Rows of 16-bit elements: what the copy engine and 128-bit loads need.
+    pub const ROW_16: Rules = Rules { elem_bytes: 2, align: 16, unit_inner: true, output: false };
+    /// Single 32-bit elements, read or written one by one.
+    pub const WORD_32: Rules = Rules { elem_bytes: 4, align: 4, unit_inner: false, output: false };
+
+    pub const fn output(self) -> Rules {
+        Rules { output: true, ..self }
+    }
+}
+
 /// A checked tensor of rank `N`; strides in elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tensor<const N: usize> {
@@ -38,6 +51,14 @@ impl<const N: usize> Tensor<N> {
         let strides = resolve_strides(name, raw, &shape)?;
         check_strides(name, &shape, &strides, rules)?;
         Ok(Tensor { addr: raw.addr, shape, strides })
+    }
+
+    /// As `check`, of a tensor that the caller may leave out with a null address.
+    pub fn check_optional(name: &str, raw: &RawTensor, shape: [i64; N], rules: Rules) -> Result<Option<Self>> {
+        match raw.addr {
+            0 => Self::check_layout(name, raw, shape, rules).map(|_| None),
+            _ => Self::check(name, raw, shape, rules).map(Some),
+        }
     }
 
     /// Checks strides and address. An empty tensor may have any address, null too.
@@ -73,6 +94,17 @@ impl<const N: usize> Tensor<N> {
     pub fn offset(&self, index: [i64; N]) -> i64 {
         index.iter().zip(&self.strides).map(|(i, s)| i * s).sum()
     }
+}
+
+/// The workspace must hold `needed` bytes, as the layout of the launch says.
+pub fn check_workspace(addr: u64, size: u64, needed: u64) -> Result<()> {
+    if needed == 0 {
+        return Ok(());
+    }
+    if size < needed {
+        return err!(FLASHMLA_ERROR_BUFFER_TOO_SMALL, "workspace_size = {size}: must be at least {needed} bytes");
+    }
+    check_address("workspace", "", addr, WORKSPACE_ALIGN)
 }
 
 /// `member` completes the name: nothing is allocated unless there is something to tell.

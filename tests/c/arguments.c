@@ -1,8 +1,6 @@
 /* Nonsense in, a status and a message out: on the CPU backend, nothing written. */
-#include <flashmla.h>
-#include <stdio.h>
+#include "expect.h"
 #include <stdlib.h>
-#include <string.h>
 
 static uint16_t q[2 * 16 * 576 + 8], cache[64 * 576], out[2 * 16 * 512];
 static float lse[2 * 16];
@@ -10,26 +8,6 @@ static int32_t table[2] = {0, 0}, lens[2] = {3, 1};
 static flashmla_context_t *context;
 static flashmla_plan_t plan = FLASHMLA_PLAN_INIT;
 static flashmla_dense_decode_params_t good = FLASHMLA_DENSE_DECODE_PARAMS_INIT, p;
-static int tried, failed;
-
-static void expect_status(int line, flashmla_status_t got, flashmla_status_t wanted, const char *part) {
-    char message[512];
-    size_t i;
-    flashmla_last_error(message, sizeof message);
-    ++tried;
-    if (got != wanted || strstr(message, part) == NULL) {
-        printf("line %d: %s \"%s\", not %s with \"%s\"\n", line, flashmla_status_name(got), message,
-               flashmla_status_name(wanted), part);
-        ++failed;
-    }
-    for (i = 0; i < sizeof out / sizeof *out; ++i) {
-        if (out[i] != 0xffff) {
-            printf("line %d: wrote out[%zu]\n", line, i);
-            ++failed;
-            memset(out, 0xff, sizeof out);
-        }
-    }
-}
 
 /* Sets members of a copy of what is right, and runs it. */
 #define REFUSED(change, status, message)                                                                    \
@@ -53,7 +31,7 @@ int main(void) {
     flashmla_device_info_t info = FLASHMLA_DEVICE_INFO_INIT;
     char message[512], cut[8];
     size_t size, needed;
-    memset(out, 0xff, sizeof out);
+    must_stay(out, sizeof out);
 
     expect_status(__LINE__, flashmla_create(FLASHMLA_DEVICE_CPU, NULL, NULL), FLASHMLA_ERROR_NULL_POINTER, "out = NULL");
     expect_status(__LINE__, flashmla_create(-7, NULL, &other), FLASHMLA_ERROR_NO_DEVICE, "device = -7");

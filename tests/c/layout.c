@@ -31,5 +31,15 @@ int main(void) {
     AT(flashmla_dense_decode_params_t, cache_seqlens), AT(flashmla_dense_decode_params_t, out);
     AT(flashmla_dense_decode_params_t, lse), AT(flashmla_dense_decode_params_t, workspace);
     AT(flashmla_dense_decode_params_t, workspace_size), AT(flashmla_dense_decode_params_t, plan);
+    SIZE(flashmla_sparse_prefill_params_t), AT(flashmla_sparse_prefill_params_t, struct_size);
+    AT(flashmla_sparse_prefill_params_t, flags), AT(flashmla_sparse_prefill_params_t, softmax_scale);
+    AT(flashmla_sparse_prefill_params_t, s_q), AT(flashmla_sparse_prefill_params_t, h_q);
+    AT(flashmla_sparse_prefill_params_t, s_kv), AT(flashmla_sparse_prefill_params_t, d_qk);
+    AT(flashmla_sparse_prefill_params_t, topk), AT(flashmla_sparse_prefill_params_t, q);
+    AT(flashmla_sparse_prefill_params_t, kv), AT(flashmla_sparse_prefill_params_t, indices);
+    AT(flashmla_sparse_prefill_params_t, topk_length), AT(flashmla_sparse_prefill_params_t, attn_sink);
+    AT(flashmla_sparse_prefill_params_t, out), AT(flashmla_sparse_prefill_params_t, max_logits);
+    AT(flashmla_sparse_prefill_params_t, lse), AT(flashmla_sparse_prefill_params_t, workspace);
+    AT(flashmla_sparse_prefill_params_t, workspace_size);
     return 0;
 }

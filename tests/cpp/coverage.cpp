@@ -5,9 +5,11 @@
 #include <utility>
 
 /* Called by nobody: it need not run, only ask for all of them. */
-int everything(cudaStream_t stream, flashmla::Status status, flashmla::DenseDecodeParams params);
+int everything(cudaStream_t stream, flashmla::Status status, flashmla::DenseDecodeParams params,
+               flashmla::SparsePrefillParams prefill);
 
-int everything(cudaStream_t stream, flashmla::Status status, flashmla::DenseDecodeParams params) {
+int everything(cudaStream_t stream, flashmla::Status status, flashmla::DenseDecodeParams params,
+               flashmla::SparsePrefillParams prefill) {
     static_cast<void>(flashmla::version());
     static_cast<void>(flashmla::status_name(status));
     static_cast<void>(flashmla::last_error());
@@ -23,6 +25,9 @@ int everything(cudaStream_t stream, flashmla::Status status, flashmla::DenseDeco
     static_cast<void>(context.dense_decode_workspace_size(params));
     static_cast<void>(context.dense_decode_plan(params, stream));
     static_cast<void>(context.dense_decode(params, stream));
+    static_cast<void>(context.sparse_prefill_query(prefill));
+    static_cast<void>(context.sparse_prefill_workspace_size(prefill));
+    static_cast<void>(context.sparse_prefill(prefill, stream));
     static_cast<void>(context.close());
     return 0;
 }

@@ -18,7 +18,7 @@ pub struct Failure {
 
 pub type Outcome = Result<(), Failure>;
 
-fn outcome(status: i32) -> Outcome {
+pub fn outcome(status: i32) -> Outcome {
     if status == 0 {
         return Ok(());
     }
@@ -66,6 +66,10 @@ impl Context {
         outcome(unsafe { flashmla_create(device, ptr::null(), &mut context) })?;
         assert!(!context.is_null());
         Ok(Context(context))
+    }
+
+    pub fn raw(&self) -> *const flashmla_context_t {
+        self.0
     }
 
     pub fn info(&self) -> flashmla_device_info_t {

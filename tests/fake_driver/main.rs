@@ -10,5 +10,6 @@ mod failures;
 mod host_allocations;
 mod launches;
 mod process;
+mod sparse_prefill;
 mod streams;
 mod threads;

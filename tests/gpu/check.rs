@@ -7,12 +7,14 @@ use crate::oracle::{expected, Expected};
 use crate::session::{say, Queue, Session};
 use crate::spec::Spec;
 use flashmla::problem::dense_decode::{Dtype, D_V};
+use std::fmt::Display;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
 
-/// |out - ref| <= OUT.0 + OUT.1 |ref|, likewise for lse.
-const OUT: (f64, f64) = (8e-4, 2.01 / 128.0);
-const LSE: (f64, f64) = (1e-6, 8.01 / 65536.0);
+/// |x - ref| <= bound.0 + bound.1 |ref|
+pub type Bound = (f64, f64);
+const OUT: Bound = (8e-4, 2.01 / 128.0);
+const LSE: Bound = (1e-6, 8.01 / 65536.0);
 /// 1 - 2 sum(x y) / sum(x^2 + y^2) over the whole tensor.
 const COSINE: f64 = 5e-6;
 /// The same over one request, so that short ones don't hide a long one. Weights and results rounded
@@ -67,26 +69,43 @@ impl Squares {
 
 /// Compares results with a reference: `Err` says what is outside its bound.
 pub fn compare(spec: &Spec, results: &Results, expected: &Expected) -> Result<Margin, String> {
-    let value = decode(spec.dtype);
+    let (s_q, h_q) = (spec.s_q as usize, spec.h_q as usize);
+    let per_request = s_q * h_q * D_V as usize;
+    let row = |i: usize, row: usize| format!("out[{i}, {}, {}]", row / h_q, row % h_q);
+    let mut margin = compare_out(&results.out, &expected.out, decode(spec.dtype), per_request, row)?;
+    if spec.want_lse {
+        assert_eq!(results.lse.len(), expected.lse.len(), "lse and its reference");
+    }
+    let element = |at: usize| format!("lse[{}, {}, {}]", at / s_q / h_q, at / s_q % h_q, at % s_q);
+    margin.lse = compare_logs(&results.lse, &expected.lse, LSE, element)?;
+    Ok(margin)
+}
+
+/// Compares outputs in parts of so many elements (a request, a query token), each with a cosine of its own.
+/// `name` is that of a row of a part. The result lacks `lse`.
+pub fn compare_out(
+    got: &[u16],
+    want: &[f64],
+    value: fn(u16) -> f64,
+    per_part: usize,
+    name: impl Fn(usize, usize) -> String,
+) -> Result<Margin, String> {
+    assert_eq!(got.len(), want.len(), "out and its reference");
     let mut margin = Margin::default();
     let mut all = Squares::default();
-    let per_request = (spec.s_q * spec.h_q * D_V) as usize;
-    assert_eq!(results.out.len(), expected.out.len(), "out and its reference");
-    for (i, (got, want)) in chunks(&results.out, per_request).zip(chunks(&expected.out, per_request)).enumerate() {
+    for (i, (got, want)) in chunks(got, per_part).zip(chunks(want, per_part)).enumerate() {
         let mut squares = Squares::default();
         for (at, (bits, r)) in got.iter().zip(want).enumerate() {
             let x = value(*bits);
             let part = (x - r).abs() / (OUT.0 + OUT.1 * r.abs());
             if part.is_nan() || part > 1.0 {
-                let row = at / D_V as usize;
-                let [token, head, column] = [row / spec.h_q as usize, row % spec.h_q as usize, at % D_V as usize];
-                return Err(format!("out[{i}, {token}, {head}, {column}] = {x}, not {r}"));
+                return Err(format!("{}, column {}: {x}, not {r}", name(i, at / D_V as usize), at % D_V as usize));
             }
             margin.out = margin.out.max(part);
             squares.add(x, *r);
         }
         if squares.cosine() > REQUEST_COSINE {
-            return Err(format!("out[{i}]: cosine difference {:.2e}", squares.cosine()));
+            return Err(format!("{} and further: cosine difference {:.2e}", name(i, 0), squares.cosine()));
         }
         all.error += squares.error;
         all.reference += squares.reference;
@@ -97,20 +116,22 @@ pub fn compare(spec: &Spec, results: &Results, expected: &Expected) -> Result<Ma
     if margin.cosine > 1.0 {
         return Err(format!("out: cosine difference {:.2e}", all.cosine()));
     }
-    if spec.want_lse {
-        assert_eq!(results.lse.len(), expected.lse.len(), "lse and its reference");
-    }
-    for (at, (bits, r)) in results.lse.iter().zip(&expected.lse).enumerate() {
+    Ok(margin)
+}
+
+/// Compares FP32 bits such as those of lse: the worst error as part of its bound.
+pub fn compare_logs(got: &[u32], want: &[f64], bound: Bound, name: impl Fn(usize) -> String) -> Result<f64, String> {
+    let mut worst: f64 = 0.0;
+    for (at, (bits, r)) in got.iter().zip(want).enumerate() {
         let x = f32::from_bits(*bits) as f64;
-        let part = if x == *r { 0.0 } else { (x - r).abs() / (LSE.0 + LSE.1 * r.abs()) };
+        let part = if x == *r { 0.0 } else { (x - r).abs() / (bound.0 + bound.1 * r.abs()) };
         // An infinity must be met exactly: the quotient is then NaN or infinite.
         if part.is_nan() || part > 1.0 {
-            let (s_q, h_q) = (spec.s_q as usize, spec.h_q as usize);
-            return Err(format!("lse[{}, {}, {}] = {x}, not {r}", at / s_q / h_q, at / s_q % h_q, at % s_q));
+            return Err(format!("{} = {x}, not {r}", name(at)));
         }
-        margin.lse = margin.lse.max(part);
+        worst = worst.max(part);
     }
-    Ok(margin)
+    Ok(worst)
 }
 
 fn chunks<T>(all: &[T], size: usize) -> std::slice::Chunks<'_, T> {
@@ -136,13 +157,24 @@ pub fn run_only(session: &Session, queue: &Queue, fence: Fence, data: &Data) -> 
 pub fn check_all(session: &Session, mut specs: Vec<Spec>) {
     // The long ones first, so that none is left to run alone at the end.
     specs.sort_by_key(|spec| std::cmp::Reverse(spec.pairs()));
+    on_all_cores(session, &specs, |queue, spec| {
+        run_case(session, queue, Fence::Guarded, &Data::new(spec)).map(|(_, margin)| margin)
+    });
+}
+
+/// Runs cases, in their order, on as many threads as there are cores.
+pub fn on_all_cores<S: Display + Sync>(
+    session: &Session,
+    specs: &[S],
+    run: impl Fn(&Queue, &S) -> Result<Margin, String> + Sync,
+) {
     let (next, worst, failures) = (AtomicUsize::new(0), Mutex::new(Margin::default()), Mutex::new(Vec::new()));
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(specs.len());
     let work = || {
         let queue = session.queue().expect("a stream");
         while let Some(spec) = specs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match run_case(session, &queue, Fence::Guarded, &Data::new(spec)) {
-                Ok((_, margin)) => {
+            match run(&queue, spec) {
+                Ok(margin) => {
                     let mut worst = worst.lock().expect("no thread panicked");
                     *worst = worst.worst(margin);
                 }

@@ -179,12 +179,8 @@ impl<'a> Decode<'a> {
     /// The outputs, once the work is done. Fails if anything beside them was written: gaps of the
     /// outputs, or the surroundings of any region.
     pub fn results(&self) -> Result<Results, String> {
-        let out = self.gather("out", &self.out, &self.out_place, UNTOUCHED as u16 * 0x101)?;
-        let lse = if self.lse.bytes() == 0 {
-            Vec::new()
-        } else {
-            self.gather("lse", &self.lse, &self.lse_place, UNTOUCHED as u32 * 0x1010101)?
-        };
+        let out = gather("out", &self.out, &self.out_place, self.prefilled)?;
+        let lse = gather("lse", &self.lse, &self.lse_place, self.prefilled)?;
         self.check_guards()?;
         Ok(Results { out, lse })
     }
@@ -218,34 +214,42 @@ impl<'a> Decode<'a> {
             None => Ok(()),
         }
     }
+}
 
-    fn gather<T, const N: usize>(
-        &self,
-        name: &str,
-        region: &Region,
-        place: &Strided<N>,
-        untouched: T,
-    ) -> Result<Vec<T>, String>
-    where
-        T: crate::cuda::Plain + PartialEq,
-    {
-        let mut all: Vec<T> = region.read()?;
-        let mut elements = Vec::with_capacity(place.shape.iter().product::<i64>() as usize);
-        let mut index = [0; N];
-        if !place.shape.contains(&0) {
-            loop {
-                let at = place.at(index);
-                elements.push(all[at]);
-                all[at] = untouched;
-                // The next index, the last dimension first.
-                let Some(dim) = (0..N).rev().find(|d| index[*d] + 1 < place.shape[*d]) else { break };
-                index[dim] += 1;
-                index[dim + 1..].fill(0);
-            }
-        }
-        match all.iter().position(|x| *x != untouched) {
-            Some(at) if self.prefilled => Err(format!("{name}: element {at} lies in a gap and was written")),
-            _ => Ok(elements),
-        }
+/// The elements of an output without its gaps, none of a tensor that was left out. Where every byte was
+/// `UNTOUCHED` before the run (`prefilled`), fails if a gap was written.
+pub fn gather<T, const N: usize>(
+    name: &str,
+    region: &Region,
+    place: &Strided<N>,
+    prefilled: bool,
+) -> Result<Vec<T>, String>
+where
+    T: crate::cuda::Plain + PartialEq,
+{
+    if region.bytes() == 0 {
+        return Ok(Vec::new());
+    }
+    let mut all: Vec<T> = region.read()?;
+    // SAFETY: any bytes make a `Plain` value.
+    let untouched: T = unsafe {
+        let mut value = T::default();
+        std::ptr::write_bytes(&mut value, UNTOUCHED, 1);
+        value
+    };
+    let mut elements = Vec::with_capacity(place.shape.iter().product::<i64>() as usize);
+    let mut index = [0; N];
+    loop {
+        let at = place.at(index);
+        elements.push(all[at]);
+        all[at] = untouched;
+        // The next index, the last dimension first.
+        let Some(dim) = (0..N).rev().find(|d| index[*d] + 1 < place.shape[*d]) else { break };
+        index[dim] += 1;
+        index[dim + 1..].fill(0);
+    }
+    match all.iter().position(|x| *x != untouched) {
+        Some(at) if prefilled => Err(format!("{name}: element {at} lies in a gap and was written")),
+        _ => Ok(elements),
     }
 }

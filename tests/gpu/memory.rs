@@ -171,6 +171,7 @@ impl Region {
 /// Aligned as device memory is. The library writes to it behind the compiler's back, so it is
 /// reached by pointer alone.
 struct HostMemory {
+    allocation: *mut u8,
     ptr: *mut u8,
     bytes: usize,
 }
@@ -181,15 +182,19 @@ unsafe impl Send for HostMemory {}
 unsafe impl Sync for HostMemory {}
 
 impl HostMemory {
+    /// Of no more than the allocator's own alignment, so that zeroed memory comes as it is from the system and
+    /// pages that nobody touches don't exist; with room to align it here.
     fn layout(bytes: usize) -> Layout {
-        Layout::from_size_align(bytes.max(1), ALIGN).expect("a size that fits")
+        Layout::from_size_align(bytes + ALIGN, 16).expect("a size that fits")
     }
 
     fn new(bytes: usize) -> HostMemory {
         // SAFETY: the size is not 0.
-        let ptr = unsafe { std::alloc::alloc_zeroed(Self::layout(bytes)) };
-        assert!(!ptr.is_null(), "{bytes} bytes of host memory");
-        HostMemory { ptr, bytes }
+        let allocation = unsafe { std::alloc::alloc_zeroed(Self::layout(bytes)) };
+        assert!(!allocation.is_null(), "{bytes} bytes of host memory");
+        // SAFETY: less than ALIGN, for which there is room.
+        let ptr = unsafe { allocation.add(allocation.align_offset(ALIGN)) };
+        HostMemory { allocation, ptr, bytes }
     }
 
     #[allow(clippy::mut_from_ref)]
@@ -202,6 +207,6 @@ impl HostMemory {
 impl Drop for HostMemory {
     fn drop(&mut self) {
         // SAFETY: allocated by `new` with the same layout.
-        unsafe { std::alloc::dealloc(self.ptr, Self::layout(self.bytes)) };
+        unsafe { std::alloc::dealloc(self.allocation, Self::layout(self.bytes)) };
     }
 }

@@ -3,8 +3,9 @@
 use crate::data::{decode, Data, Strided};
 use crate::spec::{Layout, Spec};
 use flashmla::problem::dense_decode::{Dtype, D_V};
-use safetensors::tensor::{Dtype as FileDtype, SafeTensors};
-use std::path::PathBuf;
+use safetensors::tensor::{Dtype as FileDtype, SafeTensors, TensorView};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 /// `out [b, s_q, h_q, 512]` and `lse [b, h_q, s_q]`.
 pub struct Expected {
@@ -148,35 +149,77 @@ pub struct Golden {
 
 /// Every `dense_*.safetensors` of the golden folder.
 pub fn golden_cases() -> Vec<Golden> {
+    golden_files("dense_").iter().map(golden).collect()
+}
+
+/// A file of the golden folder.
+pub struct GoldenFile {
+    pub name: String,
+    bytes: Vec<u8>,
+    metadata: HashMap<String, String>,
+}
+
+/// The files whose names begin so.
+pub fn golden_files(prefix: &str) -> Vec<GoldenFile> {
     let folder = std::env::var("FLASHMLA_GOLDEN_DIR").unwrap_or_else(|_| "tests/golden".into());
     let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{folder}: {e}: set FLASHMLA_GOLDEN_DIR"));
     let mut paths: Vec<PathBuf> = files.map(|file| file.expect("a folder's entry").path()).collect();
     paths.retain(|path| {
         let name = path.file_name().map_or("".into(), |name| name.to_string_lossy());
-        name.starts_with("dense_") && name.ends_with(".safetensors")
+        name.starts_with(prefix) && name.ends_with(".safetensors")
     });
     paths.sort();
-    paths.iter().map(golden).collect()
+    paths.iter().map(|path| GoldenFile::read(path)).collect()
 }
 
-fn golden(path: &PathBuf) -> Golden {
-    let name = path.file_stem().expect("a file has a name").to_string_lossy().into_owned();
-    let file = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let (_, header) = SafeTensors::read_metadata(&file).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let tensors = SafeTensors::deserialize(&file).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let metadata = header.metadata().clone().unwrap_or_default();
-    let key = |key: &str| metadata.get(key).unwrap_or_else(|| panic!("{name}: metadata {key} is missing")).as_str();
-    let tensor = |tensor: &str| tensors.tensor(tensor).unwrap_or_else(|e| panic!("{name}: {tensor}: {e}"));
+impl GoldenFile {
+    fn read(path: &Path) -> GoldenFile {
+        let name = path.file_stem().expect("a file has a name").to_string_lossy().into_owned();
+        let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let metadata = header.metadata().clone().unwrap_or_default();
+        GoldenFile { name, bytes, metadata }
+    }
+
+    pub fn key(&self, key: &str) -> &str {
+        self.metadata.get(key).unwrap_or_else(|| panic!("{}: metadata {key} is missing", self.name))
+    }
+
+    fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+        let tensors = SafeTensors::deserialize(&self.bytes).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        tensors.tensor(name).ok()
+    }
+
+    fn dtype(&self, name: &str) -> FileDtype {
+        self.tensor(name).unwrap_or_else(|| panic!("{}: {name} is missing", self.name)).dtype()
+    }
+
+    pub fn shape<const N: usize>(&self, name: &str) -> [i64; N] {
+        let tensor = self.tensor(name).unwrap_or_else(|| panic!("{}: {name} is missing", self.name));
+        assert_eq!(tensor.shape().len(), N, "{}: dimensions of {name}", self.name);
+        std::array::from_fn(|i| tensor.shape()[i] as i64)
+    }
+
+    /// A tensor's content, where the file has it.
+    pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
+        self.tensor(name).map(|tensor| tensor.data().to_vec())
+    }
+}
+
+fn golden(file: &GoldenFile) -> Golden {
+    let name = file.name.clone();
+    let key = |key: &str| file.key(key);
+    let bytes = |tensor: &str| file.bytes(tensor).unwrap_or_else(|| panic!("{name}: {tensor} is missing"));
     assert_eq!((key("op"), key("lse_base")), ("dense_decode", "e"), "{name}");
 
-    let sizes = |tensor_name: &str| tensor(tensor_name).shape().iter().map(|n| *n as i64).collect::<Vec<i64>>();
-    let (q, kv, table) = (sizes("q"), sizes("kv_cache"), sizes("block_table"));
-    let dtype = match tensor("q").dtype() {
+    let (q, kv, table): ([i64; 4], [i64; 4], [i64; 2]) =
+        (file.shape("q"), file.shape("kv_cache"), file.shape("block_table"));
+    let dtype = match file.dtype("q") {
         FileDtype::BF16 => Dtype::Bf16,
         FileDtype::F16 => Dtype::Fp16,
         other => panic!("{name}: q is {other:?}"),
     };
-    let lens = words(tensor("cache_seqlens").data());
+    let lens = words(&bytes("cache_seqlens"));
     let spec = Spec {
         dtype,
         d_qk: q[3],
@@ -196,11 +239,11 @@ fn golden(path: &PathBuf) -> Golden {
     let data = Data {
         num_blocks: kv[0],
         columns: table[1],
-        q: halves(tensor("q").data()),
+        q: halves(&bytes("q")),
         q_place: Strided::contiguous([b, s_q, h_q, q[3]]),
-        kv: halves(tensor("kv_cache").data()),
+        kv: halves(&bytes("kv_cache")),
         kv_place: Strided::contiguous([kv[0], kv[1], kv[2], kv[3]]),
-        table: words(tensor("block_table").data()),
+        table: words(&bytes("block_table")),
         table_place: Strided::contiguous([b, table[1]]),
         lens,
         lens_place: Strided::contiguous([b]),
@@ -209,16 +252,16 @@ fn golden(path: &PathBuf) -> Golden {
         spec,
     };
     let upstream = Expected {
-        out: halves(tensor("out").data()).into_iter().map(decode(dtype)).collect(),
-        lse: words(tensor("lse").data()).into_iter().map(|bits| f32::from_bits(bits as u32) as f64).collect(),
+        out: halves(&bytes("out")).into_iter().map(decode(dtype)).collect(),
+        lse: words(&bytes("lse")).into_iter().map(|bits| f32::from_bits(bits as u32) as f64).collect(),
     };
     Golden { name, data, upstream }
 }
 
-fn halves(bytes: &[u8]) -> Vec<u16> {
+pub fn halves(bytes: &[u8]) -> Vec<u16> {
     bytes.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect()
 }
 
-fn words(bytes: &[u8]) -> Vec<i32> {
+pub fn words(bytes: &[u8]) -> Vec<i32> {
     bytes.chunks_exact(4).map(|c| i32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect()
 }

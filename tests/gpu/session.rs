@@ -132,6 +132,8 @@ pub enum Wants {
     Gpu,
     /// A GPU, and no other test at the same time.
     GpuAlone,
+    /// Either backend, and no other test at the same time.
+    Alone,
 }
 
 /// A running test. Prints its time at the end.
@@ -154,12 +156,12 @@ impl Session {
             Err(Absent::Skip(why)) => return skip(why),
             Err(Absent::Fail(why)) => panic!("{why}"),
         };
-        if wants != Wants::Any && backend.gpu.is_none() {
+        if matches!(wants, Wants::Gpu | Wants::GpuAlone) && backend.gpu.is_none() {
             return skip("no GPU (FLASHMLA_TEST_BACKEND=cpu)");
         }
         // A test that failed in its turn leaves nothing behind that the next one needs.
         let turn = match wants {
-            Wants::GpuAlone => Turn::Alone(TURN.write().unwrap_or_else(PoisonError::into_inner)),
+            Wants::GpuAlone | Wants::Alone => Turn::Alone(TURN.write().unwrap_or_else(PoisonError::into_inner)),
             _ => Turn::Shared(TURN.read().unwrap_or_else(PoisonError::into_inner)),
         };
         Some(Session { name, backend, began: Instant::now(), _turn: turn })

@@ -1,17 +1,18 @@
 //! The command line of `bench`.
 
+use super::case::OPERATIONS;
 use super::failure::Failure;
 use super::target::DeviceName;
 
 pub const USAGE: &str = "\
 usage: bench --cases FILE.jsonl [options]
 
-  --op OP             only this operation (dense_decode)
+  --op OP             only this operation (dense_decode, sparse_prefill)
   --device N|cpu      CUDA device (default 0), or the CPU backend for small cases
   --filter SUBSTR     only cases whose name contains SUBSTR (names go to stderr: \"b1 s_q1 ...\")
   --reps N            repetitions of a case (default: 0.2 s worth of them, at least 30)
   --rest              8 GB of memset between repetitions: the chip at its full clock
-  --batch-invariant   results that do not depend on the batch, to the bit
+  --batch-invariant   of decode: results that do not depend on the batch, to the bit
   --vs PEER.jsonl     compares with a peer's figures of the same cases
   --plot OUT.svg      draws the cases under the roofline
 
@@ -75,9 +76,9 @@ pub fn parse(args: &[String]) -> Result<Option<Args>, Failure> {
 }
 
 fn operation(name: String) -> Result<String, Failure> {
-    match name.as_str() {
-        "dense_decode" => Ok(name),
-        _ => Err(Failure::Usage(format!("--op {name}: must be dense_decode"))),
+    match OPERATIONS.contains(&name.as_str()) {
+        true => Ok(name),
+        false => Err(Failure::Usage(format!("--op {name}: must be {}", OPERATIONS.join(" or ")))),
     }
 }
 

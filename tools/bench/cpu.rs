@@ -4,7 +4,6 @@ use super::case::Case;
 use super::failure::Failure;
 use super::inputs::{self, Random};
 use super::library::Library;
-use super::problem::Problem;
 use super::record::Measured;
 use super::stats::median;
 use super::target::Target;
@@ -27,18 +26,18 @@ pub fn measure(
         if bytes > MAX_BYTES {
             return Err(Failure::Run(format!("a tensor of {bytes} bytes: too large for --device cpu")));
         }
-        let values = inputs::values(case.dtype, bytes / 2, &mut random);
+        let values = inputs::values(case.dtype(), bytes / 2, &mut random);
         let bytes: Vec<u8> = values.iter().flat_map(|bits| bits.to_le_bytes()).collect();
         target.upload(&bytes)
     };
-    let problem = Problem::new(case, batch_invariant, library, &target, memory)?;
-    let decode = problem.decode(library, &target)?;
-    decode.plan(target.stream())?;
+    let problem = case.problem(batch_invariant, library, &target, memory)?;
+    let operation = problem.operation(library, &target)?;
+    operation.plan(target.stream())?;
 
     // One run to warm up, which also tells how many more fit.
     let time = || {
         let start = Instant::now();
-        decode.run(target.stream())?;
+        operation.run(target.stream())?;
         Ok::<f64, Failure>(start.elapsed().as_secs_f64())
     };
     let first = time()?.max(1e-6);

@@ -5,7 +5,6 @@ use super::cuda::{DeviceBuffer, Stream};
 use super::failure::Failure;
 use super::inputs::{self, Random};
 use super::library::Library;
-use super::problem::Problem;
 use super::record::Measured;
 use super::target::{Memory, Target};
 use super::timing::Timer;
@@ -50,28 +49,31 @@ pub fn measure(
     timer: &Timer,
     pattern: &mut Option<Pattern>,
 ) -> Result<Measured, Failure> {
-    let pattern = match pattern.take().filter(|p| p.dtype == case.dtype) {
+    let pattern = match pattern.take().filter(|p| p.dtype == case.dtype()) {
         Some(kept) => pattern.insert(kept),
-        None => pattern.insert(Pattern::new(stream, case.dtype)?),
+        None => pattern.insert(Pattern::new(stream, case.dtype())?),
     };
     let mut random = Random::new(2);
     let memory = |bytes| pattern.memory(stream, bytes, &mut random);
-    let problem = Problem::new(case, batch_invariant, library, target, memory)?;
-    let decode = problem.decode(library, target)?;
+    let problem = case.problem(batch_invariant, library, target, memory)?;
+    let operation = problem.operation(library, target)?;
 
-    let plan = timer.time(|| decode.plan(stream.as_ptr()))?;
-    let run = timer.time(|| decode.run(stream.as_ptr()))?;
-    let host_us = timer.host_us(|| decode.run(stream.as_ptr()))?;
-    let graph = stream.capture(|stream| decode.run(stream.as_ptr()).map_err(|f| f.to_string()))?;
+    let plan = match operation.has_plan() {
+        true => Some(timer.time(|| operation.plan(stream.as_ptr()))?.ms),
+        false => None,
+    };
+    let run = timer.time(|| operation.run(stream.as_ptr()))?;
+    let host_us = timer.host_us(|| operation.run(stream.as_ptr()))?;
+    let graph = stream.capture(|stream| operation.run(stream.as_ptr()).map_err(|f| f.to_string()))?;
     let graph = timer.time::<Failure>(|| Ok(stream.launch_graph(&graph)?))?;
     Ok(Measured {
         ms: run.ms,
         reps: run.reps,
         kernel: problem.kernel.clone(),
-        plan_ms: Some(plan.ms),
+        plan_ms: plan,
         graph_ms: Some(graph.ms),
         host_us: Some(host_us),
         sm_clock_mhz: run.sm_clock_mhz,
-        workspace_bytes: Some(decode.workspace_bytes()),
+        workspace_bytes: Some(operation.workspace_bytes()),
     })
 }

@@ -1,6 +1,8 @@
-//! Random inputs: values randn / 10 clamped to +-1, and shuffled block tables.
+//! Random inputs: values randn / 10 clamped to +-1, shuffled block tables, and indices.
 
-use super::case::{Case, Dtype};
+use super::case::Dtype;
+use super::dense_decode::DenseDecode;
+use super::sparse_prefill::SparsePrefill;
 use half::{bf16, f16};
 
 /// xorshift64*: fast, and the same on every machine.
@@ -53,17 +55,48 @@ pub fn values(dtype: Dtype, count: usize, random: &mut Random) -> Vec<u16> {
 }
 
 /// Pages of each request: its share of a cache that is cut into 256-token strides.
-pub fn blocks_per_request(case: &Case) -> i64 {
+pub fn blocks_per_request(case: &DenseDecode) -> i64 {
     let longest = case.lens.iter().max().copied().unwrap_or(0);
     let strides = (longest + 255) / 256;
     (strides * 256 + case.page_block_size - 1) / case.page_block_size
 }
 
 /// A block table of `b` rows in which every page of the cache occurs once, in random order.
-pub fn block_table(case: &Case, random: &mut Random) -> Vec<i32> {
+pub fn block_table(case: &DenseDecode, random: &mut Random) -> Vec<i32> {
     let mut table: Vec<i32> = (0..(case.b * blocks_per_request(case)) as i32).collect();
     for i in (1..table.len()).rev() {
         table.swap(i, random.below(i as u64 + 1) as usize);
     }
     table
+}
+
+/// `s_q` rows of `topk` indices, no row of KV twice in one; -1 where there are no more rows.
+pub fn indices(case: &SparsePrefill, random: &mut Random) -> Vec<i32> {
+    let (s_kv, attended) = (case.s_kv as usize, case.topk.min(case.s_kv) as usize);
+    // The front of a permutation of all rows is what a query attends to.
+    let mut rows: Vec<i32> = (0..case.s_kv as i32).collect();
+    let kept = (case.shared.unwrap_or(0.0) * attended as f64).round() as usize;
+    let mut indices = Vec::with_capacity((case.s_q * case.topk) as usize);
+    for query in 0..case.s_q {
+        if query == 0 || case.shared.is_none() {
+            for i in 0..attended {
+                rows.swap(i, i + random.below((s_kv - i) as u64) as usize);
+            }
+        } else if s_kv > attended {
+            // Shuffled, so that those replaced are any of them; each by one from behind.
+            for i in 0..attended {
+                rows.swap(i, i + random.below((attended - i) as u64) as usize);
+            }
+            let others = s_kv - attended;
+            for i in kept..attended.min(kept + others) {
+                // Places that were swapped before hold rows of the previous query.
+                let behind = attended + (i - kept);
+                rows.swap(behind, behind + random.below((s_kv - behind) as u64) as usize);
+                rows.swap(i, behind);
+            }
+        }
+        indices.extend_from_slice(&rows[..attended]);
+        indices.resize(indices.len() + case.topk as usize - attended, -1);
+    }
+    indices
 }

@@ -6,6 +6,7 @@ mod case;
 mod ceilings;
 mod clock;
 mod cpu;
+mod dense_decode;
 mod gpu;
 mod inputs;
 mod peers;
@@ -14,6 +15,7 @@ mod problem;
 mod record;
 mod roofline;
 mod run;
+mod sparse_prefill;
 mod stats;
 mod timing;
 

@@ -31,11 +31,12 @@ pub struct Outcome {
 }
 
 impl Peers {
-    /// The figures of dense decode in a file; other operations are left aside.
+    /// The figures of our operations in a file; others are left aside.
     pub fn load(path: &str) -> Result<Peers, Failure> {
         let mut entries = Vec::new();
-        for line in case::lines(path)?.into_iter().filter(|l| case::operation(&l.op) == "dense_decode") {
-            let case = Case::parse(&line.value["case"]).map_err(|f| f.context(path))?;
+        for line in case::lines(path)? {
+            let Some(op) = case::operation(&line.op) else { continue };
+            let case = Case::parse(op, &line.value["case"]).map_err(|f| f.context(path))?;
             let ms = &line.value["ms"];
             match ms.as_f64() {
                 Some(ms) if ms > 0.0 => entries.push(Entry { op: line.op, case, ms }),

@@ -50,7 +50,7 @@ pub fn case_line(case: &Case, m: &Measured, setting: &Setting, peer: Option<&Opt
     let floor = setting.gpu.then(|| REFERENCE.floor_ms(case));
     let measured_floor = setting.ceilings.map(|c| c.floor_ms(case));
     let mut members = vec![
-        ("op", json!("dense_decode")),
+        ("op", json!(case.op())),
         ("case", case.json.clone()),
         ("ms", rounded(m.ms, 5)),
         ("graph_ms", optional(m.graph_ms, 5)),
@@ -90,5 +90,5 @@ pub fn ceilings_line(m: &ceilings::Measured, setting: &Setting) -> String {
 }
 
 pub fn failed_line(case: &Case, message: &str) -> String {
-    object(&[("op", json!("dense_decode")), ("case", case.json.clone()), ("error", json!(message))])
+    object(&[("op", json!(case.op())), ("case", case.json.clone()), ("error", json!(message))])
 }

@@ -68,14 +68,15 @@ fn select(args: &Args, stderr: &mut dyn Write) -> Result<Vec<Case>, Failure> {
     let mut cases: Vec<Case> = Vec::new();
     let mut others = 0;
     for line in case::lines(&args.cases)? {
-        if case::operation(&line.op) != args.op.as_deref().unwrap_or("dense_decode") {
+        let wanted = |op: &&str| args.op.as_ref().is_none_or(|wanted| wanted == op);
+        let Some(op) = case::operation(&line.op).filter(wanted) else {
             others += 1;
             continue;
-        }
-        let case = Case::parse(&line.value["case"]).map_err(|f| f.context(&args.cases))?;
+        };
+        let case = Case::parse(op, &line.value["case"]).map_err(|f| f.context(&args.cases))?;
         let wanted = args.filter.as_ref().is_none_or(|filter| case.name().contains(filter.as_str()));
         // A file may hold several peers' figures of one case.
-        if wanted && !cases.iter().any(|c| c.same_work(&case) && c.causal == case.causal) {
+        if wanted && !cases.iter().any(|c| c.same_work(&case) && c.name() == case.name()) {
             cases.push(case);
         }
     }

@@ -4,6 +4,7 @@ use super::failure::Failure;
 use super::target::{DeviceName, Memory, Target};
 use flashmla::capi::context::*;
 use flashmla::capi::dense_decode::*;
+use flashmla::capi::sparse_prefill::*;
 use flashmla::capi::types::*;
 use flashmla::capi::version::flashmla_last_error;
 use std::ffi::{c_char, c_void, CStr};
@@ -34,16 +35,27 @@ impl Library {
     }
 
     /// The kernel that a problem gets; only its sizes, type and flags are looked at.
-    pub fn kernel_name(&self, params: &flashmla_dense_decode_params_t) -> Result<String, Failure> {
-        // SAFETY: plain data, for which all 0 is a value; the context is live.
-        let info = unsafe {
-            let mut info: flashmla_kernel_info_t = zeroed();
-            info.struct_size = size_of::<flashmla_kernel_info_t>();
-            check("flashmla_dense_decode_query", flashmla_dense_decode_query(self.context, params, &mut info))?;
-            info
-        };
-        Ok(text(&info.name))
+    pub fn dense_decode_kernel(&self, params: &flashmla_dense_decode_params_t) -> Result<String, Failure> {
+        // SAFETY: the context is live.
+        kernel_name(|info| unsafe {
+            check("flashmla_dense_decode_query", flashmla_dense_decode_query(self.context, params, info))
+        })
     }
+
+    pub fn sparse_prefill_kernel(&self, params: &flashmla_sparse_prefill_params_t) -> Result<String, Failure> {
+        // SAFETY: as above.
+        kernel_name(|info| unsafe {
+            check("flashmla_sparse_prefill_query", flashmla_sparse_prefill_query(self.context, params, info))
+        })
+    }
+}
+
+fn kernel_name(query: impl FnOnce(&mut flashmla_kernel_info_t) -> Result<(), Failure>) -> Result<String, Failure> {
+    // SAFETY: plain data, for which all 0 is a value.
+    let mut info: flashmla_kernel_info_t = unsafe { zeroed() };
+    info.struct_size = size_of::<flashmla_kernel_info_t>();
+    query(&mut info)?;
+    Ok(text(&info.name))
 }
 
 impl Drop for Library {
@@ -61,6 +73,14 @@ pub fn dense_decode_params() -> flashmla_dense_decode_params_t {
     // SAFETY: plain data, for which all 0 is a value.
     let mut params: flashmla_dense_decode_params_t = unsafe { zeroed() };
     params.struct_size = size_of::<flashmla_dense_decode_params_t>();
+    params
+}
+
+/// Likewise of sparse prefill.
+pub fn sparse_prefill_params() -> flashmla_sparse_prefill_params_t {
+    // SAFETY: plain data, for which all 0 is a value.
+    let mut params: flashmla_sparse_prefill_params_t = unsafe { zeroed() };
+    params.struct_size = size_of::<flashmla_sparse_prefill_params_t>();
     params
 }
 
@@ -122,6 +142,43 @@ impl<'a> DenseDecode<'a> {
         // SAFETY: as above.
         check("flashmla_dense_decode", unsafe {
             flashmla_dense_decode(self.library.context, &self.params, stream.cast())
+        })
+    }
+
+    pub fn workspace_bytes(&self) -> usize {
+        self.params.workspace_size
+    }
+}
+
+/// A sparse prefill with the workspace that it needs.
+pub struct SparsePrefill<'a> {
+    library: &'a Library,
+    params: flashmla_sparse_prefill_params_t,
+    _workspace: Memory,
+}
+
+impl<'a> SparsePrefill<'a> {
+    /// # Safety
+    /// The tensors of `params` lie on the target and outlive what this returns.
+    pub unsafe fn new(
+        library: &'a Library,
+        target: &Target,
+        mut params: flashmla_sparse_prefill_params_t,
+    ) -> Result<SparsePrefill<'a>, Failure> {
+        let mut workspace_size = 0;
+        let status = flashmla_sparse_prefill_workspace_size(library.context, &params, &mut workspace_size);
+        check("flashmla_sparse_prefill_workspace_size", status)?;
+        let workspace = target.alloc(workspace_size)?;
+        params.workspace = workspace.as_ptr();
+        params.workspace_size = workspace_size;
+        Ok(SparsePrefill { library, params, _workspace: workspace })
+    }
+
+    /// The operation, on the stream.
+    pub fn run(&self, stream: *mut c_void) -> Result<(), Failure> {
+        // SAFETY: `new`'s caller vouches for the tensors; the workspace is owned.
+        check("flashmla_sparse_prefill", unsafe {
+            flashmla_sparse_prefill(self.library.context, &self.params, stream.cast())
         })
     }
 

@@ -23,6 +23,8 @@ pub struct Bound {
 
 pub const OUT: Bound = Bound { absolute: 8e-4, relative: 2.01 / 128.0 };
 pub const LSE: Bound = Bound { absolute: 1e-6, relative: 8.01 / 65536.0 };
+/// Of `max_logits` and `lse` in prefill.
+pub const PREFILL_LOGS: Bound = Bound { absolute: 1e-6, relative: 2.01 / 65536.0 };
 /// Of `out`, over the whole tensor.
 pub const MAX_COSINE: f64 = 5e-6;
 

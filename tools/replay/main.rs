@@ -1,10 +1,14 @@
 //! `replay`: runs a case from a safetensors file through the C API, for bug reports. See args.rs
-//! for the usage, case.rs for the file.
+//! for the usage, file.rs and the operations
+//! for the file.
 
 mod args;
 mod bounds;
 mod case;
+mod dense_decode;
+mod file;
 mod run;
+mod sparse_prefill;
 
 #[path = "../common/cuda.rs"]
 mod cuda;
