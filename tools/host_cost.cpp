@@ -31,25 +31,25 @@ static double median(std::vector<double>& times) {
     return times[rounds / 2];
 }
 
-int main() try {
-    device* d = device_open();
-    if (d == nullptr) return 1;
-    const flashmla::Context context(device_is_gpu(d) ? 0 : flashmla::cpu_device);
+/* A request of one tile in a cache of so many pages: where it can grow, it can be split, and a call launches the
+ * combination of the parts, too. */
+static void measure(device* d, const flashmla::Context& context, int pages) {
     const cudaStream_t stream = device_stream(d);
 
     /* On the CPU a batch of no request: everything is checked, nothing computed. */
     flashmla::Plan plan;
     flashmla::DenseDecodeParams p;
     p.b = device_is_gpu(d) ? 1 : 0, p.s_q = 1, p.h_q = 16, p.h_kv = 1, p.d_qk = 576;
-    p.num_blocks = 1, p.page_block_size = 64, p.max_blocks_per_seq = 1;
-    const std::int32_t page = 0, tokens = 64;
-    const std::vector<std::uint16_t> zeros(64 * 576);
+    p.num_blocks = pages, p.page_block_size = 64, p.max_blocks_per_seq = pages;
+    const std::int32_t tokens = 64;
+    const std::vector<std::int32_t> table(static_cast<std::size_t>(pages));
+    const std::vector<std::uint16_t> zeros(static_cast<std::size_t>(pages) * 64 * 576);
     p.q.data = device_alloc(d, 16 * 576 * 2), p.kv_cache.data = device_alloc(d, zeros.size() * 2);
-    p.block_table.data = device_alloc(d, 4), p.cache_seqlens.data = device_alloc(d, 4);
+    p.block_table.data = device_alloc(d, table.size() * 4), p.cache_seqlens.data = device_alloc(d, 4);
     p.out.data = device_alloc(d, 16 * 512 * 2), p.plan = &plan;
     device_upload(d, const_cast<void*>(p.q.data), zeros.data(), 16 * 576 * 2);
     device_upload(d, const_cast<void*>(p.kv_cache.data), zeros.data(), zeros.size() * 2);
-    device_upload(d, const_cast<void*>(p.block_table.data), &page, 4);
+    device_upload(d, const_cast<void*>(p.block_table.data), table.data(), table.size() * 4);
     device_upload(d, const_cast<void*>(p.cache_seqlens.data), &tokens, 4);
     plan.size = context.dense_decode_plan_size(p);
     p.workspace_size = context.dense_decode_workspace_size(p);
@@ -69,8 +69,22 @@ int main() try {
         through_cpp.push_back(nanoseconds(d, [&] { context.dense_decode(p, stream); }));
     }
     device_synchronize(d);
-    std::printf("host cost of a call: C %.0f ns, C++ %.0f ns (medians of %d rounds of %d calls)\n",
+    std::printf("host cost of a call of %s: C %.0f ns, C++ %.0f ns (medians of %d rounds of %d calls)\n",
+                !device_is_gpu(d)         ? "no kernel"
+                : p.workspace_size == 0   ? "one kernel"
+                                          : "two kernels",
                 median(through_c), median(through_cpp), rounds, calls);
+    for (const void* memory : {p.q.data, p.kv_cache.data, p.block_table.data, p.cache_seqlens.data})
+        device_free(d, const_cast<void*>(memory));
+    for (void* memory : {p.out.data, plan.data, p.workspace}) device_free(d, memory);
+}
+
+int main() try {
+    device* d = device_open();
+    if (d == nullptr) return 1;
+    const flashmla::Context context(device_is_gpu(d) ? 0 : flashmla::cpu_device);
+    measure(d, context, 1);
+    if (device_is_gpu(d)) measure(d, context, 64);
     device_close(d);
     return 0;
 } catch (const flashmla::Error& error) {

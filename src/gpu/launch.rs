@@ -18,13 +18,33 @@ pub struct Launch {
     pub kernel: Handle,
     pub grid: u32,
     pub block: u32,
-    /// Thread blocks of a cluster.
+    /// Thread blocks of a cluster. No kernel has more than one today; cuda/NOTES.md says why.
     pub cluster: u32,
     /// Dynamic shared memory.
     pub shared_bytes: u32,
     /// May begin before the kernels ahead of it on the stream have finished; it waits for them itself
     /// (programmatic dependent launch).
     pub overlaps: bool,
+}
+
+impl Launch {
+    /// The attributes of the launch, and how many there are.
+    fn attributes(&self) -> ([CUlaunchAttribute; 2], usize) {
+        // SAFETY: integers, unions of integers, and an enum whose 0 means "ignore".
+        let mut attributes: [CUlaunchAttribute; 2] = unsafe { zeroed() };
+        let mut count = 0;
+        if self.cluster > 1 {
+            attributes[count].id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+            attributes[count].value.clusterDim = ClusterDim { x: self.cluster, y: 1, z: 1 };
+            count += 1;
+        }
+        if self.overlaps {
+            attributes[count].id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+            attributes[count].value.programmaticStreamSerializationAllowed = 1;
+            count += 1;
+        }
+        (attributes, count)
+    }
 }
 
 impl GpuDevice {
@@ -44,19 +64,7 @@ impl GpuDevice {
         stream: Handle,
         params: [*const c_void; N],
     ) -> Result<()> {
-        // SAFETY: integers, unions of integers, and an enum whose 0 means "ignore".
-        let mut attributes: [CUlaunchAttribute; 2] = unsafe { zeroed() };
-        let mut count = 0;
-        if launch.cluster > 1 {
-            attributes[count].id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-            attributes[count].value.clusterDim = ClusterDim { x: launch.cluster, y: 1, z: 1 };
-            count += 1;
-        }
-        if launch.overlaps {
-            attributes[count].id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-            attributes[count].value.programmaticStreamSerializationAllowed = 1;
-            count += 1;
-        }
+        let (mut attributes, count) = launch.attributes();
         let config = CUlaunchConfig {
             gridDimX: launch.grid,
             gridDimY: 1,
@@ -107,4 +115,27 @@ pub(super) fn with_context<T>(
     let popped = unsafe { call!(driver, cuCtxPopCurrent_v2(&mut current)) };
     // The first failure is the one to tell.
     result.and_then(|value| popped.map(|()| value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_those_of_the_launch() {
+        use CUlaunchAttributeID::*;
+        let plain = Launch { kernel: Handle(0), grid: 4, block: 32, cluster: 1, shared_bytes: 0, overlaps: false };
+        assert_eq!(plain.attributes().1, 0);
+        let (overlapping, count) = Launch { overlaps: true, ..plain }.attributes();
+        assert_eq!((count, overlapping[0].id), (1, CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION));
+        let (both, count) = Launch { cluster: 2, overlaps: true, ..plain }.attributes();
+        assert_eq!((count, both[0].id), (2, CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION));
+        assert_eq!(both[1].id, CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION);
+        // SAFETY: written as these above.
+        unsafe {
+            assert_eq!(overlapping[0].value.programmaticStreamSerializationAllowed, 1);
+            let cluster = both[0].value.clusterDim;
+            assert_eq!((cluster.x, cluster.y, cluster.z), (2, 1, 1));
+        }
+    }
 }

@@ -195,7 +195,7 @@ fn check(launches: &[Launch], e: &Expected) {
 
     let plan = &launches[0];
     assert_eq!(plan.kernel(), "flashmla_plan");
-    geometry(plan, 1, 1024, 1, 0, false, e.name);
+    geometry(plan, 1, 1024, 0, false, e.name);
     assert_eq!(
         plan.parameter::<PlanParams>(0),
         PlanParams {
@@ -215,7 +215,7 @@ fn check(launches: &[Launch], e: &Expected) {
     let decode = &launches[1];
     assert_eq!(decode.kernel(), e.kernel, "{}", e.name);
     let grid = (e.row_blocks * h_kv * e.partitions) as u32;
-    geometry(decode, grid, 384, 1, 232448, true, e.name);
+    geometry(decode, grid, 384, 232448, true, e.name);
     assert_eq!(decode.parameter_bytes(), PARAMS + size_of::<DenseDecodeParams>());
     let q = TensorMap {
         strides: [p.d_qk * 2, 128, p.d_qk * p.h_q * 2, p.d_qk * p.h_q * p.s_q * 2].map(|s| s as u64),
@@ -289,7 +289,7 @@ fn check(launches: &[Launch], e: &Expected) {
     let combine = &launches[2];
     let dtype = if p.dtype == FLASHMLA_DTYPE_BF16 { "bf16" } else { "fp16" };
     assert_eq!(combine.kernel(), format!("flashmla_combine_{dtype}"), "{}", e.name);
-    geometry(combine, blocks, 256, 1, 0, true, e.name);
+    geometry(combine, blocks, 256, 0, true, e.name);
     assert_eq!(
         combine.parameter::<CombineParams>(0),
         CombineParams {
@@ -318,13 +318,13 @@ fn check(launches: &[Launch], e: &Expected) {
     );
 }
 
-fn geometry(launch: &Launch, grid: u32, block: u32, cluster: u32, shared_bytes: u32, overlaps: bool, name: &str) {
+fn geometry(launch: &Launch, grid: u32, block: u32, shared_bytes: u32, overlaps: bool, name: &str) {
     assert_eq!(launch.grid, [grid, 1, 1], "{name}");
     assert_eq!(launch.block, [block, 1, 1], "{name}");
-    assert_eq!(launch.cluster, [cluster, 1, 1], "{name}");
+    assert_eq!(launch.cluster, [1, 1, 1], "{name}");
     assert_eq!(launch.shared_bytes, shared_bytes, "{name}");
     assert_eq!(launch.overlaps, overlaps as u32, "{name}");
-    assert_eq!(launch.attributes, (cluster > 1) as u32 + overlaps as u32, "{name}");
+    assert_eq!(launch.attributes, overlaps as u32, "{name}");
 }
 
 /// What all maps have in common: rank 5, not interleaved, a 128-byte swizzle, 256 bytes to L2, zeros

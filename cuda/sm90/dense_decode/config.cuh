@@ -14,19 +14,19 @@
 // Reading per tile: K once (72 KiB), V once (64), P twice (16) and the tail of Q (16), where two warpgroups
 // that each compute S for every other tile read all of Q as well (216 in all, not 168).
 //
-// The matrix units work on P(i) V(i) while the scores warps compute the softmax of tile i + 1, and on Q K(i + 2)
-// after that:
+// The matrix units work on P(i) V(i) while the scores warps compute the softmax of tile i + 1, and on
+// Q K(i + 2) after that:
 //
-//   scores         | Q K(i + 1)   | softmax(i + 1)     | Q K(i + 2), P(i + 1) stored | softmax(i + 2) ...
-//   output                     P(i)| P(i) V(i)          |                      P(i + 1)| P(i + 1) V(i + 1) ...
-//   matrix units   | Q K(i + 1)   | P(i) V(i)          | Q K(i + 2)                  | P(i + 1) V(i + 1) ...
+//   scores        | Q K(i + 1), P(i) stored | softmax(i + 1) | Q K(i + 2), P(i + 1) stored | softmax(i + 2)
+//   output        | waits                   | P(i) V(i)      | waits                       | P(i + 1) V(i + 1)
+//   matrix units  | Q K(i + 1)              | P(i) V(i)      | Q K(i + 2)                  | P(i + 1) V(i + 1)
 //
-// P(i) stays in registers until P(i - 1) V(i - 1) is done and is given away just before the products with K(i + 1)
-// end: products of 256 columns take the matrix units from those of 64, who would wait for them otherwise.
+// P(i) stays in registers until P(i - 1) V(i - 1) is done, and is given away just before the products with
+// K(i + 1) end: products of 256 columns take the matrix units from those of 64.
 //
-// Thread blocks with other rows of a request run side by side and ask for the same tiles at about the same time;
-// the hardware merges such requests on the way to L2. (Sharing by multicast in clusters moves more bytes out of L2, and
-// couples the blocks.)
+// Thread blocks with other rows of a request run side by side and ask for the same tiles at about the same
+// time; the hardware merges such requests on the way to L2. (Sharing by multicast in clusters moves more bytes
+// out of L2, and couples the blocks.)
 #pragma once
 #include "common/matrix.cuh"
 #include <cstdint>
@@ -44,8 +44,8 @@ constexpr int kColumnTiles = kLatent / kColumnTile;
 constexpr int kRegisterTiles = 7;
 constexpr int kTileBytes = kTokens * kColumnTile * 2;
 constexpr int kStageBytes = kColumnTiles * kTileBytes;
-// Of the products with K(i + 1), each of 16 columns, this many are still to do when P(i) is given away: what the output
-// warps need to begin takes as long.
+// Of the products with K(i + 1), each of 16 columns, this many are still to do when P(i) is given away: what
+// the output warps need to begin takes as long.
 constexpr int kStepsAfterP = 8;
 // The column tiles of a stage arrive on two barriers, so that products begin before all came.
 constexpr int kBarriersPerStage = 2;

@@ -80,7 +80,7 @@ class Output {
     }
 
     __device__ __forceinline__ void product(float (&acc)[128], const Piece& piece, int tile) {
-        // P of this tile comes when the scores of the next are done, and the rotary part of the one after it may follow.
+        // The scores of the next tile are done when P of this one comes; the rotary part of the one after may follow.
         const bool rope = kRope && kLeft && warp_ == 0 && tile + 2 < piece.tile_end;
         if constexpr (kLeft) {
             if (rope) loader_.fetch_k_rope(piece, tile + 2);
@@ -95,6 +95,7 @@ class Output {
         if constexpr (kLeft) {
             if (rope) loader_.k_rope(piece, tile + 2);
         }
+        // Computed here, not after the wait.
         asm volatile("" : "+l"(p), "+l"(v));
         mbarrier_wait(FLASHMLA_SHARED(shared_, p_full), p_phase_);
         p_phase_ ^= 1;
