@@ -21,6 +21,7 @@ mod session;
 mod check;
 mod data;
 mod decode;
+mod latent;
 mod memory;
 mod oracle;
 mod random;
@@ -28,6 +29,7 @@ mod spec;
 
 // The tests, by topic.
 mod accuracy;
+mod cache;
 mod determinism;
 mod golden;
 mod graphs;
