@@ -102,13 +102,7 @@ impl GpuDevice {
     }
 
     /// The plan of dense decode over FP8 pages.
-    pub fn dense_fp8_decode_plan(
-        &self,
-        shape: &dense::Shape,
-        lens: &Tensor<1>,
-        plan: u64,
-        stream: u64,
-    ) -> Result<()> {
+    pub fn dense_fp8_decode_plan(&self, shape: &dense::Shape, lens: &Tensor<1>, plan: u64, stream: u64) -> Result<()> {
         if shape.is_empty() {
             return Ok(());
         }
@@ -173,7 +167,14 @@ impl GpuDevice {
         self.attend_pages(shape.layout, shape.into(), &params, plan, stream)
     }
 
-    fn attend_pages(&self, layout: Layout, work: Work, params: &SparseDecodeParams, plan: u64, stream: u64) -> Result<()> {
+    fn attend_pages(
+        &self,
+        layout: Layout,
+        work: Work,
+        params: &SparseDecodeParams,
+        plan: u64,
+        stream: u64,
+    ) -> Result<()> {
         let launch = Launch {
             kernel: self.sparse_decode.decode[decode_index(layout)],
             // At most the multiprocessors, or with one partition the heads, of which there are less than 2^31.

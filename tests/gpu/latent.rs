@@ -2,6 +2,8 @@
 //! what the library is compared with, and how tests make caches.
 
 use flashmla::problem::layout::Layout;
+use std::cmp::Ordering;
+use std::sync::OnceLock;
 
 /// Bytes of a page's tokens, without what a stride may leave behind them.
 pub fn page_bytes(layout: Layout, page_block_size: i64) -> i64 {
@@ -51,12 +53,22 @@ pub fn e4m3(code: u8) -> f64 {
 
 /// The nearest code, of two the even one.
 pub fn to_e4m3(x: f32) -> u8 {
+    static VALUES: OnceLock<Vec<f64>> = OnceLock::new();
+    let values = VALUES.get_or_init(|| (0..0x7f).map(e4m3).collect());
     if x.is_nan() {
         return 0x7f;
     }
-    let distance = |code: &u8| (e4m3(*code) - x.abs() as f64).abs();
-    let nearest = (0..0x7fu8).min_by(|a, b| (distance(a), a % 2).partial_cmp(&(distance(b), b % 2)).unwrap()).unwrap();
-    nearest | if x.is_sign_negative() { 0x80 } else { 0 }
+    let magnitude = x.abs() as f64;
+    // The first value that is not below, and the one before it.
+    let above = values.partition_point(|value| *value < magnitude).min(0x7e);
+    let below = above.saturating_sub(1);
+    let distance = |code: usize| (values[code] - magnitude).abs();
+    let nearest = match distance(below).partial_cmp(&distance(above)) {
+        Some(Ordering::Less) => below,
+        Some(Ordering::Equal) if below % 2 == 0 => below,
+        _ => above,
+    };
+    nearest as u8 | if x.is_sign_negative() { 0x80 } else { 0 }
 }
 
 pub fn e8m0(code: u8) -> f64 {

@@ -83,10 +83,8 @@ fn gather_by_indices() {
                     _ => random.below(shape.tokens() as u64) as i32,
                 })
                 .collect();
-            let want: Vec<_> = indices
-                .iter()
-                .map(|i| Ok(Some(*i as i64).filter(|slot| (0..shape.tokens()).contains(slot))))
-                .collect();
+            let want: Vec<_> =
+                indices.iter().map(|i| Ok(Some(*i as i64).filter(|slot| (0..shape.tokens()).contains(slot)))).collect();
             let stride = shape.d_qk + pad * 8;
             let (cache, out) = (region(&session, &image), empty(&session, (n * stride * 2) as usize));
             let indices = region(&session, &spread(&indices, 1 + pad as usize, 5));
