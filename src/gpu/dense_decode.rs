@@ -93,14 +93,16 @@ impl GpuDevice {
         let grid = Grid::new(shape, self.multiprocessors());
         let layout = PlanLayout::new(shape.b, grid.partitions);
         let params = PlanParams {
-            cache_seqlens: lens.addr,
-            cache_seqlens_stride: lens.strides[0],
+            lens: lens.addr,
+            lens_strides: [lens.strides[0], 0],
             borders: plan + layout.borders,
             requests: plan + layout.requests,
             b: shape.b as i32,
             partitions: grid.partitions as i32,
             max_tokens: shape.max_tokens() as i32,
+            tokens: 1,
             batch_invariant: shape.batch_invariant as i32,
+            ..Default::default()
         };
         let launch = Launch {
             kernel: self.dense_decode.plan,
@@ -225,8 +227,8 @@ impl GpuDevice {
         let layout = PlanLayout::new(shape.b, grid.partitions);
         let (lse, lse_strides) = lse(problem);
         let params = CombineParams {
-            cache_seqlens: problem.cache_seqlens.addr,
-            cache_seqlens_stride: problem.cache_seqlens.strides[0],
+            lens: problem.cache_seqlens.addr,
+            lens_strides: [problem.cache_seqlens.strides[0], 0],
             borders: plan + layout.borders,
             requests: plan + layout.requests,
             out: problem.out.addr,
@@ -241,9 +243,11 @@ impl GpuDevice {
             rows: shape.rows() as i32,
             partitions: grid.partitions as i32,
             max_tokens: shape.max_tokens() as i32,
+            tokens: 1,
             batch_invariant: shape.batch_invariant as i32,
             lse_empty_pos_inf: shape.lse_empty_pos_inf as i32,
             slots: split.slots as i32,
+            ..Default::default()
         };
         let launch = Launch {
             kernel: self.dense_decode.combine[combine_index(shape)],

@@ -4,6 +4,7 @@
 pub mod dense_decode;
 pub mod driver;
 pub mod kernels;
+pub mod kv_cache_append;
 pub mod launch;
 pub mod library;
 pub mod params;
