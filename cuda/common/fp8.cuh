@@ -33,8 +33,10 @@ __device__ __forceinline__ uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t 
 // The codes in bytes 0 and 1 (`kHigh`: 2 and 3) of a word, times 2^-120.
 template <bool kHigh>
 __device__ __forceinline__ uint32_t spread_e4m3(uint32_t codes) {
-    // A selector with bit 3 set repeats the byte's sign.
-    return (__byte_perm(codes, 0, kHigh ? 0xb3a2 : 0x9180) << 4) & 0x87f087f0;
+    // A selector with bit 3 set repeats the byte's sign (which __byte_perm does not offer).
+    uint32_t spread;
+    asm("prmt.b32 %0, %1, 0, %2;" : "=r"(spread) : "r"(codes), "n"(kHigh ? 0xb3a2 : 0x9180));
+    return (spread << 4) & 0x87f087f0;
 }
 
 // Per byte: bit 7 is set where the code, of either sign, is NaN.

@@ -10,8 +10,7 @@
 //
 // With Q, shared memory has room for two tiles of K: one is filled while the other is in use.
 //
-// Fetching: two tiles ahead the indices, one tile ahead the addresses, the scales, and a prefetch of the rows into
-// L2; half a tile ahead (32 tokens, 21 KB) the rows themselves, into registers.
+// Fetching: two tiles ahead the indices, one tile ahead the scales and the rows, into registers (64 tokens, 42 KB).
 #pragma once
 #include "common/matrix.cuh"
 #include <cstdint>

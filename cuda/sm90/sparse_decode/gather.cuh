@@ -19,6 +19,13 @@ namespace flashmla::sm90::sparse_decode {
 // What a token that does not exist is read from.
 __device__ const uint4 kZeroRow[48] = {};
 
+// What a list says of a token.
+struct Entry {
+    int value;   // sparse: the index; dense: the page
+    int offset;  // dense: of the token in its page, -1 if there is none
+    bool extra;  // the list
+};
+
 // Walks the tiles of a partition's pieces.
 class Tiles {
   public:
@@ -40,16 +47,23 @@ class Tiles {
         return true;
     }
 
-    __device__ __forceinline__ bool extra() const { return tile_ >= tiles_of(piece_.tokens); }
-
-    // The index of a token of the tile; -1: it has none.
-    __device__ __forceinline__ int index(const SparseDecodeParams& p, int token) const {
-        const bool extra = this->extra();
-        const int at = (tile_ - (extra ? tiles_of(piece_.tokens) : 0)) * kTokens + token;
-        if (at >= (extra ? piece_.extra_tokens : piece_.tokens)) return -1;
-        const int* list = reinterpret_cast<const int*>(extra ? p.extra_indices : p.indices);
-        const int64_t* strides = extra ? p.extra_indices_strides : p.indices_strides;
-        return list[piece_.request * strides[0] + piece_.token * strides[1] + at];
+    // Where a token of the tile is to be looked up.
+    __device__ __forceinline__ Entry entry(const SparseDecodeParams& p, int token) const {
+        const int tiles = tiles_of(piece_.tokens);
+        Entry entry = {-1, -1, tile_ >= tiles};
+        const int at = (tile_ - (entry.extra ? tiles : 0)) * kTokens + token;
+        if (at >= (entry.extra ? piece_.extra_tokens : piece_.tokens)) return entry;
+        if (p.block_table != 0) {
+            const int page = divide(at, p.page_magic, p.page_shift);
+            entry.offset = at - page * p.page_block_size;
+            entry.value = reinterpret_cast<const int*>(
+                p.block_table)[piece_.request * p.block_table_strides[0] + page * p.block_table_strides[1]];
+        } else {
+            const int* list = reinterpret_cast<const int*>(entry.extra ? p.extra_indices : p.indices);
+            const int64_t* strides = entry.extra ? p.extra_indices_strides : p.indices_strides;
+            entry.value = list[piece_.request * strides[0] + piece_.token * strides[1] + at];
+        }
+        return entry;
     }
 
   private:
@@ -72,37 +86,42 @@ class Gather {
     __device__ __forceinline__ void run() {
         Tiles tiles(p_, Place(p_));
         const int token = lane_ / 4 % 4 * kGroupTokens + warp_ * 4 + lane_ % 4;
+        if (!tiles.next(p_)) return;
+        Rows rows = look_up(tiles.entry(p_, token));
         bool more = tiles.next(p_);
-        if (!more) return;
-        int index = tiles.index(p_, token);
-        bool extra = tiles.extra();
-        bool more_after = tiles.next(p_);
-        int index_after = more_after ? tiles.index(p_, token) : -1;
-        bool extra_after = tiles.extra();
-        Rows rows = look_up(index, extra);
-        Quad a, b;
-        load<0>(a, rows);
-        load<1>(b, rows);
+        // Loads are issued together, after the rows before were stored, and waited for together: in a loop the
+        // compiler has them all counted by one scoreboard.
+        Entry entry = {};
+        if (more) entry = tiles.entry(p_, token);
+        Quad quads[4];
+        load_scales(rows);
+        load<0>(quads[0], rows);
+        load<1>(quads[1], rows);
+        load<2>(quads[2], rows);
+        load<3>(quads[3], rows);
         while (true) {
-            // Of the tile after this one the indices are here by now.
-            const Rows next = more_after ? look_up(index_after, extra_after) : no_rows();
-            const bool more_next = more_after;
-            more_after = more_after && tiles.next(p_);
-            index_after = more_after ? tiles.index(p_, token) : -1;
-            extra_after = tiles.extra();
-
-            store<0>(a, rows);
-            load<2>(a, rows);
-            store<1>(b, rows);
-            load<3>(b, rows);
-            store<2>(a, rows);
-            load<0>(a, next);
-            store<3>(b, rows);
-            load<1>(b, next);
+            prepare_scales(rows);
+            const bool last = !more;
+            Rows next = no_rows();
+            if (more) {
+                next = look_up(entry);
+                more = tiles.next(p_);
+            }
+            mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8, ring_.phase ^ 1);
+            store<0>(quads[0], rows);
+            store<1>(quads[1], rows);
+            store<2>(quads[2], rows);
+            store<3>(quads[3], rows);
             finish_tile(rows);
-            if (!more_next) break;
-            rows = next;
+            if (last) break;
             ring_.advance();
+            rows = next;
+            if (more) entry = tiles.entry(p_, token);
+            load_scales(rows);
+            load<0>(quads[0], rows);
+            load<1>(quads[1], rows);
+            load<2>(quads[2], rows);
+            load<3>(quads[3], rows);
         }
     }
 
@@ -114,7 +133,8 @@ class Gather {
     // The rows of the warp's tokens of a tile, each in its owners.
     struct Rows {
         const uint8_t* row;
-        // V32: split scales, of columns 0 and 256 in the lower owner, 128 and 384 in the upper one. V4: 8 x E8M0.
+        const uint8_t* scales_at;  // null: none
+        // V32: of columns 0 and 256 in the lower owner, 128 and 384 in the upper one, FP32, then split. V4: 8 x E8M0.
         uint32_t scales[2];
         // By token: whether it exists, and whether its scales need more than exact products.
         uint32_t valid, inexact;
@@ -126,49 +146,63 @@ class Gather {
     };
 
     __device__ __forceinline__ Rows no_rows() const {
-        return {reinterpret_cast<const uint8_t*>(kZeroRow), {0, 0}, 0, 0};
+        return {reinterpret_cast<const uint8_t*>(kZeroRow), nullptr, {0, 0}, 0, 0};
     }
 
-    __device__ __forceinline__ Rows look_up(int index, bool extra) const {
+    __device__ __forceinline__ Rows look_up(const Entry& entry) const {
         Rows rows = no_rows();
-        const bool valid = uint32_t(index) < (extra ? p_.extra_index_limit : p_.index_limit);
-        const uint8_t* scales_at = nullptr;
-        if (valid) {
-            const int size = extra ? p_.extra_page_block_size : p_.page_block_size;
-            const int page = divide(index, extra ? p_.extra_page_magic : p_.page_magic,
-                                    extra ? p_.extra_page_shift : p_.page_shift);
-            const int offset = index - page * size;
+        const bool extra = entry.extra;
+        const int size = extra ? p_.extra_page_block_size : p_.page_block_size;
+        int page = entry.value, offset = entry.offset;
+        bool exists = true, readable;
+        if (p_.block_table != 0) {
+            exists = offset >= 0;
+            readable = exists && uint32_t(page) < uint32_t(p_.num_blocks);
+        } else {
+            exists = readable = uint32_t(entry.value) < (extra ? p_.extra_index_limit : p_.index_limit);
+            page = divide(entry.value, extra ? p_.extra_page_magic : p_.page_magic,
+                          extra ? p_.extra_page_shift : p_.page_shift);
+            offset = entry.value - page * size;
+        }
+        if (readable) {
             const uint8_t* at = reinterpret_cast<const uint8_t*>(extra ? p_.extra_kv_cache : p_.kv_cache) +
                                 page * (extra ? p_.extra_page_stride : p_.page_stride);
             rows.row = at + offset * int64_t(Layout::kRowBytes);
             if constexpr (kV32) {
-                scales_at = rows.row + Layout::kFp8 + lane_ / 16 * 4;
+                rows.scales_at = rows.row + Layout::kFp8 + lane_ / 16 * 4;
             } else {
-                scales_at = at + size * int64_t(Layout::kRowBytes) + offset * int64_t(8);
+                rows.scales_at = at + size * int64_t(Layout::kRowBytes) + offset * int64_t(8);
             }
-            if (lane_ < 16) prefetch_l2(rows.row, Layout::kRowBytes);
         }
+        rows.valid = __ballot_sync(~0u, exists) & 0xffff;
+        return rows;
+    }
+
+    __device__ __forceinline__ void load_scales(Rows& rows) const {
+        if (rows.scales_at == nullptr) return;
         if constexpr (kV32) {
-            if (valid) {
-                rows.scales[0] = split_scale(load_float(scales_at));
-                rows.scales[1] = split_scale(load_float(scales_at + 8));
-            }
+            rows.scales[0] = __ldg(reinterpret_cast<const uint32_t*>(rows.scales_at));
+            rows.scales[1] = __ldg(reinterpret_cast<const uint32_t*>(rows.scales_at + 8));
+        } else {
+            const uint2 loaded = __ldg(reinterpret_cast<const uint2*>(rows.scales_at));
+            rows.scales[0] = loaded.x;
+            rows.scales[1] = loaded.y;
+        }
+    }
+
+    // When the scales are here.
+    __device__ __forceinline__ void prepare_scales(Rows& rows) const {
+        if constexpr (kV32) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i) rows.scales[i] = split_scale(__uint_as_float(rows.scales[i]));
             const uint32_t inexact = __ballot_sync(~0u, !is_exact(rows.scales[0] | rows.scales[1]));
             rows.inexact = inexact | inexact >> 16;
         } else {
-            if (valid) {
-                const uint2 loaded = __ldg(reinterpret_cast<const uint2*>(scales_at));
-                rows.scales[0] = loaded.x;
-                rows.scales[1] = loaded.y & 0xffffff;
-            }
-            // An exponent from kLargeE8m0 on leaves bit 7 set when what is missing to 256 is taken from it.
             bool large = false;
 #pragma unroll
             for (int i = 0; i < 7; ++i) large |= (rows.scales[i / 4] >> (i % 4 * 8) & 0xff) >= kLargeE8m0;
             rows.inexact = __ballot_sync(~0u, large);
         }
-        rows.valid = __ballot_sync(~0u, valid) & 0xffff;
-        return rows;
     }
 
     template <int kQuad>
@@ -189,8 +223,6 @@ class Gather {
 
     template <int kQuad>
     __device__ __forceinline__ void store(const Quad& quad, const Rows& rows) {
-        if constexpr (kQuad == 0)
-            mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8, ring_.phase ^ 1);
         if ((rows.inexact >> (kQuad * 4) & 0xf) == 0) {
             convert<kQuad, true>(quad, rows);
         } else {
@@ -240,10 +272,6 @@ class Gather {
             mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8);
         }
         __syncwarp();
-    }
-
-    static __device__ __forceinline__ float load_float(const uint8_t* from) {
-        return __ldg(reinterpret_cast<const float*>(from));
     }
 
     static __device__ __forceinline__ void load_16(uint32_t (&to)[4], const uint8_t* from) {

@@ -215,7 +215,7 @@ class Left {
             float denominator = sum;
             if (piece.whole && p_.attn_sink != 0 && head < p_.h_q) {
                 const float sink = reinterpret_cast<const float*>(p_.attn_sink)[head * p_.attn_sink_stride];
-                denominator += exp2f(fmaf(sink, kLog2e, -reference_[h]));
+                denominator += exp2f(fmaf(sink, kLog2E, -reference_[h]));
             }
             scale[h] = empty ? 0.f : 1.f / denominator;
             if (lane_ % 4 == 0) {
