@@ -19,6 +19,10 @@ cmake --build "$build" >>"$build.log" 2>&1 || { cat "$build.log"; exit 1; }
 case ${1:-} in
 demo) exec "$build/01_dense_decode" ;;
 test) ctest --test-dir "$build" --output-on-failure ;;
-build) mkdir -p "$2" && cp "$build"/0* "$build"/host_cost "$2"/ ;;
+build)
+    mkdir -p "$2" && cp "$build"/0* "$build"/host_cost* "$2"/
+    # Where there is Go.
+    [ ! -e "$build/go_tests" ] || cp "$build/go_tests" "$2"/
+    ;;
 *) echo "usage: $0 demo | test | build FOLDER" >&2; exit 2 ;;
 esac
