@@ -13,7 +13,7 @@ command -v ninja >/dev/null && generator=(-G Ninja)
 portable=OFF
 [ "${1:-}" != build ] || portable=ON
 cmake -S examples -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DFLASHMLA_PORTABLE=$portable \
-    -DFLASHMLA_ROOT="$PWD" -DFLASHMLA_LIB_DIR="$(realpath "$target/release")" >"$build.log" 2>&1 || { cat "$build.log"; exit 1; }
+    -DTENSORRT_ROOT="${TENSORRT_ROOT:-}" -DFLASHMLA_ROOT="$PWD" -DFLASHMLA_LIB_DIR="$(realpath "$target/release")" >"$build.log" 2>&1 || { cat "$build.log"; exit 1; }
 cmake --build "$build" >>"$build.log" 2>&1 || { cat "$build.log"; exit 1; }
 
 case ${1:-} in
