@@ -61,7 +61,7 @@ pub struct flashmla_sparse_prefill_params_t {
 // SAFETY: repr(C), plain data.
 unsafe impl Versioned for flashmla_sparse_prefill_params_t {
     const NAME: &'static str = "flashmla_sparse_prefill_params_t";
-    const FIRST_SIZE: usize = std::mem::size_of::<flashmla_sparse_prefill_params_t>();
+    const FIRST_SIZE: usize = 392;
 }
 
 impl flashmla_sparse_prefill_params_t {
