@@ -14,7 +14,7 @@ LIBRARY := $(TARGET)/release/libflashmla.so
 PC_UP   := $(shell echo '$(LIBDIR)/pkgconfig' | sed 's|[^/][^/]*|..|g')
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
-.PHONY: help toolchain go_toolchain build demo test bench bundle install header clean
+.PHONY: help toolchain go_toolchain build demo test bench bundle install header docs clean
 
 help:
 	@echo 'make demo       build, and run the main example (on a GPU where there is one)'
@@ -24,6 +24,7 @@ help:
 	@echo 'make bench      the benchmark (needs a GPU); CASES=FILE.jsonl VS=FILE.jsonl'
 	@echo 'make bundle     target/bundle: what a machine with a GPU and no toolchain needs'
 	@echo 'make install    library, header, pkg-config and CMake files; PREFIX=$(PREFIX) DESTDIR='
+	@echo 'make docs       the API reference into target/docs (needs doxygen)'
 	@echo 'make header     include/flashmla.h from src/capi'
 	@echo 'make clean      remove what was built; the toolchain stays'
 
@@ -68,5 +69,8 @@ install: build
 header:
 	FLASHMLA_UPDATE_HEADER=1 FLASHMLA_NO_KERNELS=1 $(CARGO) test --test header
 
+docs:
+	@tools/docs.sh
+
 clean:
-	rm -rf $(TARGET)/release $(TARGET)/debug $(TARGET)/bundle $(TARGET)/examples $(TARGET)/tests
+	rm -rf $(TARGET)/release $(TARGET)/debug $(TARGET)/bundle $(TARGET)/examples $(TARGET)/tests $(TARGET)/docs
