@@ -43,7 +43,9 @@
 // The package asks pkg-config for "flashmla", which finds the installed flashmla.pc (PKG_CONFIG_PATH says where, if not
 // in the usual places). Without pkg-config, build with -tags flashmla_by_hand, with CGO_CFLAGS=-I<prefix>/include and
 // CGO_LDFLAGS=-L<prefix>/lib. At run time the loader looks for libflashmla.so.0 as for any library: in the usual
-// folders, in LD_LIBRARY_PATH, or in an rpath that CGO_LDFLAGS=-Wl,-rpath,<folder> puts into the program.
+// folders, in LD_LIBRARY_PATH, or in an rpath that CGO_LDFLAGS=-Wl,-rpath,<folder> puts into the program. Go's build
+// cache takes no notice of C headers and pkg-config files: build once with -a after the library has been upgraded or
+// has moved.
 package flashmla
 
 // #cgo !flashmla_by_hand pkg-config: flashmla
