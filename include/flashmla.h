@@ -1,4 +1,5 @@
-/*
+/**
+ * @file
  * libflashmla: Multi-head Latent Attention kernels behind a stable C ABI.
  *
  * Generated from src/capi by `make header`; do not edit.
@@ -22,12 +23,15 @@
 
 #include <stddef.h>
 #include <stdint.h>
-/* As CUDA declares it; in C99 a typedef may not be repeated, so not again after CUDA's own headers. */
+/** As CUDA declares it; in C99 a typedef may not be repeated, so not again after CUDA's own headers. */
 #if !defined(__DRIVER_TYPES_H__) && !defined(FLASHMLA_NO_STREAM_TYPE)
 typedef struct CUstream_st *cudaStream_t;
 #endif
 
-/* Initial values of the structs: struct_size set, everything else 0, which means the default. */
+/**
+ * Initial value of a struct: struct_size set, everything else 0, which means the default.
+ * @{
+ */
 #define FLASHMLA_OPTIONS_INIT {sizeof(flashmla_options_t), 0, 0}
 #define FLASHMLA_DEVICE_INFO_INIT {sizeof(flashmla_device_info_t), {0}, 0, 0, 0, 0}
 #define FLASHMLA_KERNEL_INFO_INIT {sizeof(flashmla_kernel_info_t), {0}, 0, 0, 0}
@@ -55,6 +59,7 @@ typedef struct CUstream_st *cudaStream_t;
     {sizeof(flashmla_sparse_prefill_params_t), 0, 0.0f, 0, 0, 0, 0, 0,                                     \
      {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}},               \
      {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, NULL, 0}
+/** @} */
 
 
 /**
@@ -234,10 +239,19 @@ typedef struct CUstream_st *cudaStream_t;
  */
 #define FLASHMLA_FLAG_BATCH_INVARIANT 4
 
+/**
+ * Of this header; `flashmla_version()` gives that of the library.
+ */
 #define FLASHMLA_VERSION_MAJOR 0
 
+/**
+ * Of this header.
+ */
 #define FLASHMLA_VERSION_MINOR 1
 
+/**
+ * Of this header.
+ */
 #define FLASHMLA_VERSION_PATCH 0
 
 /**
@@ -254,6 +268,9 @@ typedef int32_t flashmla_status_t;
  * How to create a context. All 0 is the default; use `FLASHMLA_OPTIONS_INIT`.
  */
 typedef struct flashmla_options_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * Threads of the CPU backend; 0: one per available core. Ignored by GPU contexts.
@@ -269,6 +286,9 @@ typedef struct flashmla_options_t {
  * What a context runs on.
  */
 typedef struct flashmla_device_info_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * NUL-terminated name.
@@ -327,6 +347,9 @@ typedef struct flashmla_tensor_t {
  * the operation refuses a plan whose fingerprint does not fit its own parameters.
  */
 typedef struct flashmla_plan_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * Device memory of at least the plan size, 256-byte aligned; NULL where that size is 0.
@@ -348,6 +371,9 @@ typedef struct flashmla_plan_t {
  * Zero every member that you do not set (`FLASHMLA_DENSE_DECODE_PARAMS_INIT`).
  */
 typedef struct flashmla_dense_decode_params_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * Type of `q`, `kv_cache` and `out`: `FLASHMLA_DTYPE_*`.
@@ -454,6 +480,9 @@ typedef struct flashmla_dense_decode_params_t {
  * How a problem would be run.
  */
 typedef struct flashmla_kernel_info_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * Name of the kernel, NUL-terminated.
@@ -775,6 +804,9 @@ typedef struct flashmla_map_indices_params_t {
  * Zero every member that you do not set (`FLASHMLA_SPARSE_PREFILL_PARAMS_INIT`).
  */
 typedef struct flashmla_sparse_prefill_params_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * 0 or `FLASHMLA_FLAG_LSE_EMPTY_POS_INF`.

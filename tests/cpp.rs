@@ -203,12 +203,3 @@ fn misuse_is_refused() {
     let errors = refused(compiler(any(), "c++14", &[]).arg("-fsyntax-only").arg(&file));
     assert!(errors.contains("flashmla.hpp needs C++17 or later"), "{errors}");
 }
-
-/// The README's program is the one that is built here.
-#[test]
-fn quick_start_runs() {
-    let code = read("tests/cpp/quick_start.cpp");
-    assert!(read("README.md").contains(&format!("```cpp\n{code}```\n")), "README.md has another C++ program");
-    let text = run(compiler(any(), "c++20", &[]), &[source("quick_start.cpp")], &folder("cpp_tests"), "quick_start");
-    assert_eq!(text, "lse of head 0: 1.098612\n");
-}

@@ -21,6 +21,7 @@ use crate::workspace::PlanLayout;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct flashmla_dense_decode_params_t {
+    /// Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
     pub struct_size: usize,
     /// Type of `q`, `kv_cache` and `out`: `FLASHMLA_DTYPE_*`.
     pub dtype: i32,

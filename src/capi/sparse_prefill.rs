@@ -18,6 +18,7 @@ use crate::status::Result;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct flashmla_sparse_prefill_params_t {
+    /// Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
     pub struct_size: usize,
     /// 0 or `FLASHMLA_FLAG_LSE_EMPTY_POS_INF`.
     pub flags: u32,
@@ -61,7 +62,7 @@ pub struct flashmla_sparse_prefill_params_t {
 // SAFETY: repr(C), plain data.
 unsafe impl Versioned for flashmla_sparse_prefill_params_t {
     const NAME: &'static str = "flashmla_sparse_prefill_params_t";
-    const FIRST_SIZE: usize = std::mem::size_of::<flashmla_sparse_prefill_params_t>();
+    const FIRST_SIZE: usize = 392;
 }
 
 impl flashmla_sparse_prefill_params_t {

@@ -1,0 +1,127 @@
+package flashmla
+
+// #include <flashmla.h>
+import "C"
+
+import "unsafe"
+
+// The structs that are handed to C as they are have C's layout, member for member: what follows does not compile
+// otherwise, since no index but 0 is one of these arrays. (A test compares the list with the header.)
+
+var (
+	_ = [1]int{}[unsafe.Sizeof(Tensor{})-unsafe.Sizeof(C.flashmla_const_tensor_t{})]
+	_ = [1]int{}[unsafe.Offsetof(Tensor{}.Data)-unsafe.Offsetof(C.flashmla_const_tensor_t{}.data)]
+	_ = [1]int{}[unsafe.Sizeof(Tensor{}.Data)-unsafe.Sizeof(C.flashmla_const_tensor_t{}.data)]
+	_ = [1]int{}[unsafe.Offsetof(Tensor{}.Strides)-unsafe.Offsetof(C.flashmla_const_tensor_t{}.strides)]
+	_ = [1]int{}[unsafe.Sizeof(Tensor{}.Strides)-unsafe.Sizeof(C.flashmla_const_tensor_t{}.strides)]
+)
+
+var (
+	_ = [1]int{}[unsafe.Sizeof(Tensor{})-unsafe.Sizeof(C.flashmla_tensor_t{})]
+	_ = [1]int{}[unsafe.Offsetof(Tensor{}.Data)-unsafe.Offsetof(C.flashmla_tensor_t{}.data)]
+	_ = [1]int{}[unsafe.Sizeof(Tensor{}.Data)-unsafe.Sizeof(C.flashmla_tensor_t{}.data)]
+	_ = [1]int{}[unsafe.Offsetof(Tensor{}.Strides)-unsafe.Offsetof(C.flashmla_tensor_t{}.strides)]
+	_ = [1]int{}[unsafe.Sizeof(Tensor{}.Strides)-unsafe.Sizeof(C.flashmla_tensor_t{}.strides)]
+)
+
+var (
+	_ = [1]int{}[unsafe.Sizeof(Plan{})-unsafe.Sizeof(C.flashmla_plan_t{})]
+	_ = [1]int{}[unsafe.Offsetof(Plan{}.structSize)-unsafe.Offsetof(C.flashmla_plan_t{}.struct_size)]
+	_ = [1]int{}[unsafe.Sizeof(Plan{}.structSize)-unsafe.Sizeof(C.flashmla_plan_t{}.struct_size)]
+	_ = [1]int{}[unsafe.Offsetof(Plan{}.Data)-unsafe.Offsetof(C.flashmla_plan_t{}.data)]
+	_ = [1]int{}[unsafe.Sizeof(Plan{}.Data)-unsafe.Sizeof(C.flashmla_plan_t{}.data)]
+	_ = [1]int{}[unsafe.Offsetof(Plan{}.Size)-unsafe.Offsetof(C.flashmla_plan_t{}.size)]
+	_ = [1]int{}[unsafe.Sizeof(Plan{}.Size)-unsafe.Sizeof(C.flashmla_plan_t{}.size)]
+	_ = [1]int{}[unsafe.Offsetof(Plan{}.fingerprint)-unsafe.Offsetof(C.flashmla_plan_t{}.fingerprint)]
+	_ = [1]int{}[unsafe.Sizeof(Plan{}.fingerprint)-unsafe.Sizeof(C.flashmla_plan_t{}.fingerprint)]
+)
+
+var (
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{})-unsafe.Sizeof(C.flashmla_dense_decode_params_t{})]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.structSize)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.struct_size)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.structSize)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.struct_size)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.Dtype)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.dtype)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.Dtype)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.dtype)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.Flags)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.flags)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.Flags)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.flags)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.B)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.b)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.B)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.b)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.SQ)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.s_q)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.SQ)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.s_q)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.HQ)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.h_q)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.HQ)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.h_q)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.HKV)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.h_kv)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.HKV)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.h_kv)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.DQK)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.d_qk)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.DQK)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.d_qk)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.DV)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.d_v)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.DV)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.d_v)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.NumBlocks)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.num_blocks)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.NumBlocks)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.num_blocks)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.PageBlockSize)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.page_block_size)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.PageBlockSize)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.page_block_size)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.MaxBlocksPerSeq)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.max_blocks_per_seq)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.MaxBlocksPerSeq)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.max_blocks_per_seq)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.SoftmaxScale)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.softmax_scale)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.SoftmaxScale)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.softmax_scale)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.reserved)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.reserved)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.reserved)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.reserved)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.Q)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.q)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.Q)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.q)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.KVCache)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.kv_cache)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.KVCache)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.kv_cache)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.BlockTable)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.block_table)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.BlockTable)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.block_table)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.CacheSeqlens)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.cache_seqlens)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.CacheSeqlens)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.cache_seqlens)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.Out)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.out)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.Out)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.out)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.LSE)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.lse)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.LSE)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.lse)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.Workspace)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.workspace)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.Workspace)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.workspace)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.WorkspaceSize)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.workspace_size)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.WorkspaceSize)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.workspace_size)]
+	_ = [1]int{}[unsafe.Offsetof(DenseDecodeParams{}.plan)-unsafe.Offsetof(C.flashmla_dense_decode_params_t{}.plan)]
+	_ = [1]int{}[unsafe.Sizeof(DenseDecodeParams{}.plan)-unsafe.Sizeof(C.flashmla_dense_decode_params_t{}.plan)]
+)
+
+var (
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{})-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{})]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.structSize)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.struct_size)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.structSize)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.struct_size)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.Flags)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.flags)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.Flags)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.flags)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.SoftmaxScale)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.softmax_scale)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.SoftmaxScale)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.softmax_scale)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.SQ)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.s_q)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.SQ)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.s_q)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.HQ)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.h_q)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.HQ)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.h_q)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.SKV)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.s_kv)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.SKV)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.s_kv)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.DQK)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.d_qk)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.DQK)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.d_qk)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.TopK)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.topk)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.TopK)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.topk)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.Q)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.q)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.Q)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.q)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.KV)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.kv)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.KV)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.kv)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.Indices)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.indices)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.Indices)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.indices)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.TopKLength)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.topk_length)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.TopKLength)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.topk_length)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.AttnSink)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.attn_sink)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.AttnSink)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.attn_sink)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.Out)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.out)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.Out)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.out)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.MaxLogits)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.max_logits)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.MaxLogits)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.max_logits)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.LSE)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.lse)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.LSE)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.lse)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.Workspace)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.workspace)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.Workspace)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.workspace)]
+	_ = [1]int{}[unsafe.Offsetof(SparsePrefillParams{}.WorkspaceSize)-unsafe.Offsetof(C.flashmla_sparse_prefill_params_t{}.workspace_size)]
+	_ = [1]int{}[unsafe.Sizeof(SparsePrefillParams{}.WorkspaceSize)-unsafe.Sizeof(C.flashmla_sparse_prefill_params_t{}.workspace_size)]
+)
