@@ -8,6 +8,7 @@ use super::dense_decode;
 use super::driver::{call, Driver, Handle, CUDA_ERROR_NOT_FOUND};
 use super::kernels;
 use super::launch::with_context;
+use super::sparse_prefill;
 use crate::err;
 use crate::status::Result;
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -21,6 +22,7 @@ pub struct Ready {
     /// The primary context, retained and never released.
     pub context: Handle,
     pub dense_decode: dense_decode::Kernels,
+    pub sparse_prefill: sparse_prefill::Kernels,
 }
 
 struct Process {
@@ -44,8 +46,13 @@ pub fn make_ready(driver: &Driver, device: c_int) -> Result<Ready> {
     process.load_libraries(driver)?;
     let loader = Loader { driver, device, libraries: &process.libraries };
     // Loading a kernel for a context needs that context to be current.
-    let dense_decode = with_context(driver, device, context, || dense_decode::Kernels::load(&loader))?;
-    let ready = Ready { context, dense_decode };
+    let ready = with_context(driver, device, context, || {
+        Ok(Ready {
+            context,
+            dense_decode: dense_decode::Kernels::load(&loader)?,
+            sparse_prefill: sparse_prefill::Kernels::load(&loader)?,
+        })
+    })?;
     process.devices.push((device, ready));
     Ok(ready)
 }

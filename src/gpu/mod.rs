@@ -7,6 +7,7 @@ pub mod kernels;
 pub mod launch;
 pub mod library;
 pub mod params;
+pub mod sparse_prefill;
 pub mod tensor_map;
 
 use crate::err;
@@ -27,6 +28,7 @@ pub struct GpuDevice {
     /// The device's primary context.
     context: Handle,
     dense_decode: dense_decode::Kernels,
+    sparse_prefill: sparse_prefill::Kernels,
     name: String,
     multiprocessors: i64,
 }
@@ -55,8 +57,8 @@ impl GpuDevice {
             );
         }
         let multiprocessors = attribute(driver, device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as i64;
-        let library::Ready { context, dense_decode } = library::make_ready(driver, device)?;
-        Ok(GpuDevice { driver, ordinal, device, context, dense_decode, name, multiprocessors })
+        let library::Ready { context, dense_decode, sparse_prefill } = library::make_ready(driver, device)?;
+        Ok(GpuDevice { driver, ordinal, device, context, dense_decode, sparse_prefill, name, multiprocessors })
     }
 
     pub fn ordinal(&self) -> i32 {

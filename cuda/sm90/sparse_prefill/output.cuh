@@ -1,0 +1,204 @@
+// The output warps: O = O * rescale + P V for one half of the columns, and the store of O. Around the products
+// they fill the ring (gather.cuh).
+#pragma once
+#include "common/mbarrier.cuh"
+#include "common/wgmma.cuh"
+#include "sm90/sparse_prefill/gather.cuh"
+#include "sm90/sparse_prefill/work.cuh"
+
+namespace flashmla::sm90::sparse_prefill {
+
+// `kSide` 0: columns 0 .. 255, 1: the others.
+template <int kHeadDim, int kSide>
+class Output {
+  public:
+    __device__ __forceinline__ Output(const SparsePrefillParams& p, const TensorMap* q, Shared& s)
+        : p_(p), q_(q), s_(s), shared_(smem_base(&s)), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32 % 4),
+          gather_(p, q, shared_) {}
+
+    __device__ __forceinline__ void run() {
+        begin();
+        // Before the first query there is none, but what comes after a query is done, as for every other one.
+        bool any = false, more;
+        Query query = {};
+        do {
+            float acc[128];
+#pragma unroll
+            for (int i = 0; i < 128; ++i) acc[i] = 0.f;
+            for (int tile = 0; tile < query.tiles; ++tile) product(acc, tile + 1 == query.tiles);
+            mbarrier_wait(full_at(shared_, ring_.stage, kSide), ring_.phase);
+            const Query next = s_.query[kSide][ring_.stage];
+            more = next.tiles >= 0;
+            bool rope = false;
+            int rope_index = 0;
+            if (more) {
+                __syncwarp();
+                if (lane_ == 0) mbarrier_arrive(empty_at(shared_, ring_.stage, kSide));
+                load_tail(next);
+                rope = gather_.issued_tile();
+                rope_index = gather_.issued_index();
+                refill();
+            }
+            // After the ring is filled, so that the scores of the next query need not wait for it.
+            if (any) finish(acc, query);
+            if (more) {
+                if (kRope && rope) load_rope(rope_index);
+                ring_.advance();
+            }
+            query = next;
+            any = true;
+        } while (more);
+    }
+
+  private:
+    static constexpr bool kRope = kHeadDim > kLatent;
+    static constexpr int kColumns = kLatent / 2;
+
+    __device__ __forceinline__ int row(int half) const { return warp_ * 16 + half * 8 + lane_ / 4; }
+
+    // All stages are empty at first: the first query's Q and two more items.
+    __device__ __forceinline__ void begin() {
+#pragma unroll 1
+        for (int stage = 0; stage < kStages; ++stage) {
+            if (gather_.done()) return;
+            gather_.advance();
+            if (kRope && stage == 2 && gather_.issued_tile()) load_rope(gather_.issued_index());
+            gather_.issue(stage);
+        }
+    }
+
+    // The next item into the stage at hand, when its readers are done.
+    __device__ __forceinline__ void refill() {
+        if (gather_.done()) return;
+        gather_.advance();
+        mbarrier_wait(empty_at(shared_, ring_.stage, kSide), ring_.phase);
+        gather_.issue(ring_.stage);
+    }
+
+    __device__ __forceinline__ void load_rope(int index) {
+        gather_.rope(index, rope_phase_ ^ 1);
+        rope_phase_ ^= 1;
+    }
+
+    // What of Q does not go to registers, when the products of the query before are done.
+    __device__ __forceinline__ void load_tail(const Query& query) {
+        if constexpr (kSide == 0) {
+            if (warp_ != 3 || query.tiles <= 0) return;
+            if (tail_loaded_) {
+                tail_loaded_ = false;
+                return;
+            }
+            issue_tail(query);
+        }
+    }
+
+    // The same ahead of time, while the last products of a query have yet to begin.
+    __device__ __forceinline__ void load_tail_early() {
+        if constexpr (kSide == 0) {
+            if (warp_ != 3) return;
+            Ring next = ring_;
+            next.advance();
+            mbarrier_wait(full_at(shared_, next.stage, kSide), next.phase);
+            const Query query = s_.query[kSide][next.stage];
+            if (query.tiles <= 0) return;
+            issue_tail(query);
+            tail_loaded_ = true;
+        }
+    }
+
+    __device__ __forceinline__ void issue_tail(const Query& query) {
+        mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_empty), tail_phase_ ^ 1);
+        tail_phase_ ^= 1;
+        if (elect_one()) {
+            const uint32_t to = FLASHMLA_SHARED(shared_, q_tail), full = FLASHMLA_SHARED(shared_, q_tail_full);
+            constexpr int kTiles = kHeadDim / kColumnTile - kRegisterTiles;
+            mbarrier_arrive_expect_tx(full, kTiles * kTileBytes);
+#pragma unroll 1
+            for (int c = 0; c < kTiles; ++c) copy_q(q_, query, kRegisterTiles + c, to + c * kTileBytes, full);
+        }
+        __syncwarp();
+    }
+
+    __device__ __forceinline__ void product(float (&acc)[128], bool last) {
+        const bool ended = gather_.done(), rope = kRope && gather_.issued_tile();
+        const int rope_index = gather_.issued_index();
+        mbarrier_wait(full_at(shared_, ring_.stage, kSide), ring_.phase);
+        fence_proxy_async();
+        if (last) load_tail_early();
+        uint64_t p = wgmma_descriptor(FLASHMLA_SHARED(shared_, p), 1024, 0);
+        uint64_t v = wgmma_descriptor(side_at(shared_, ring_.stage, kSide), 1024, kTileBytes);
+        // Computed here, not after the wait.
+        asm volatile("" : "+l"(p), "+l"(v));
+        mbarrier_wait(FLASHMLA_SHARED(shared_, p_full), p_phase_);
+        p_phase_ ^= 1;
+        if (s_.rescales[warp_]) {
+            const float r0 = s_.rescale[row(0)], r1 = s_.rescale[row(1)];
+#pragma unroll
+            for (int i = 0; i < 128; ++i) acc[i] *= i / 2 % 2 ? r1 : r0;
+        }
+        pin(acc);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
+        wgmma_commit();
+        // The products with the left half of the next tile are done; its rotary part makes room for that of the
+        // tile after.
+        if (kSide == 0 && rope) load_rope(rope_index);
+        if (!ended) gather_.advance();
+        wgmma_wait<0>();
+        pin(acc);
+        if (lane_ == 0) {
+            mbarrier_arrive(FLASHMLA_SHARED(shared_, p_empty));
+            mbarrier_arrive(empty_at(shared_, ring_.stage, kSide), 2);
+        }
+        __syncwarp();
+        if (!ended) {
+            mbarrier_wait(empty_at(shared_, ring_.stage, kSide), ring_.phase);
+            gather_.issue(ring_.stage);
+        }
+        if (kSide == 1 && rope) load_rope(rope_index);
+        ring_.advance();
+    }
+
+    __device__ __forceinline__ void finish(float (&acc)[128], const Query& query) {
+        mbarrier_wait(FLASHMLA_SHARED(shared_, final_full), final_phase_);
+        final_phase_ ^= 1;
+        const float f0 = s_.final_scale[row(0)], f1 = s_.final_scale[row(1)];
+        __syncwarp();
+        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_empty));
+        store_row<0>(acc, query, f0);
+        store_row<1>(acc, query, f1);
+    }
+
+    // The four threads of a row exchange their pairs of columns, so that each stores 16 bytes.
+    template <int kHalfRow>
+    __device__ __forceinline__ void store_row(float (&acc)[128], const Query& query, float scale) {
+        const int head = query.head + row(kHalfRow);
+        uint16_t* out = reinterpret_cast<uint16_t*>(p_.out) + query.token * p_.out_strides[0] +
+                        head * p_.out_strides[1] + kSide * kColumns + lane_ % 4 * 8;
+#pragma unroll
+        for (int j = 0; j < kColumns / 8; j += 4) {
+            uint32_t x[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int at = (j + i) * 4 + kHalfRow * 2;
+                x[i] = Bf16::pack(acc[at] * scale, acc[at + 1] * scale);
+            }
+            transpose_4x4(x, lane_);
+            // Nobody reads it soon; L2 should rather keep rows of KV.
+            if (head < p_.h_q) __stcs(reinterpret_cast<uint4*>(out + j * 8), make_uint4(x[0], x[1], x[2], x[3]));
+        }
+    }
+
+    const SparsePrefillParams& p_;
+    const TensorMap* q_;
+    Shared& s_;
+    const uint32_t shared_;
+    const int lane_, warp_;
+    Gather<kSide> gather_;
+    Ring ring_;
+    bool tail_loaded_ = false;
+    uint32_t p_phase_ = 0, final_phase_ = 0, tail_phase_ = 0, rope_phase_ = 0;
+};
+
+}  // namespace flashmla::sm90::sparse_prefill

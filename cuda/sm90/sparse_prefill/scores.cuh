@@ -1,0 +1,320 @@
+// The scores warps: S = Q K^T, softmax, and P to shared memory.
+//
+// Softmax runs in base 2 on S * scale * log2(e). A row's reference is a maximum that is raised only
+// when it would be exceeded by more than kSlack: P then reaches 2^kSlack at most, keeps its relative
+// precision, and most tiles leave the accumulator alone. Sums and output use the same reference, so
+// nothing is approximate.
+#pragma once
+#include "common/mbarrier.cuh"
+#include "common/shared.cuh"
+#include "common/wgmma.cuh"
+#include "sm90/sparse_prefill/work.cuh"
+
+namespace flashmla::sm90::sparse_prefill {
+
+constexpr float kSlack = 8.f;
+// The reference of a row that has seen nothing yet: finite, so that P = exp2(-inf - reference) is 0.
+constexpr float kNoReference = -1e30f;
+
+template <int kHeadDim>
+class Scores {
+  public:
+    __device__ __forceinline__ Scores(const SparsePrefillParams& p, Shared& s)
+        : p_(p), s_(s), shared_(smem_base(&s)), lane_(kept(threadIdx.x % 32)) {
+        const uint32_t warp = threadIdx.x / 32 % 4, matrix = lane_ / 8;
+        const uint32_t p_row = warp * 16 + (matrix & 1) * 8 + lane_ % 8;
+        p_at_ = kept(FLASHMLA_SHARED(shared_, p) + swizzle_128b(p_row, matrix >> 1));
+        rescale_at_ = kept(FLASHMLA_SHARED(shared_, rescale) + row(0) * 4);
+    }
+
+    __device__ __forceinline__ void run() {
+        for (;;) {
+            mbarrier_wait(full_at(shared_, ring_.stage, 0), ring_.phase);
+            const Query query = s_.query[0][ring_.stage];
+            if (query.tiles < 0) break;
+            load_q(query.tiles > 0);
+            reference_[0] = reference_[1] = kNoReference;
+            sum_[0] = sum_[1] = 0.f;
+            top_[0] = top_[1] = -INFINITY;
+            if (query.tiles > 0) attend(query.tiles);
+            finish(query);
+        }
+    }
+
+  private:
+    static constexpr bool kRope = kHeadDim > kLatent;
+
+    // The rows of this thread.
+    static __device__ __forceinline__ int row(int half) {
+        return threadIdx.x / 32 % 4 * 16 + half * 8 + threadIdx.x % 32 / 4;
+    }
+
+    // What the loop over tiles needs is kept in a register; left to itself the compiler computes it anew from
+    // special registers each time, which costs more.
+    static __device__ __forceinline__ uint32_t kept(uint32_t value) {
+        asm volatile("" : "+r"(value));
+        return value;
+    }
+
+    // Q's latent part passes through a stage of the ring into registers.
+    __device__ __forceinline__ void load_q(bool wanted) {
+        mbarrier_wait(full_at(shared_, ring_.stage, 1), ring_.phase);
+        if (wanted) {
+            const uint32_t stage = side_at(shared_, ring_.stage, 0);
+            const uint32_t matrix = lane_ / 8;
+            const uint32_t q_row = threadIdx.x / 32 % 4 * 16 + (matrix & 1) * 8 + lane_ % 8;
+#pragma unroll
+            for (int c = 0; c < kRegisterTiles; ++c) {
+#pragma unroll
+                for (int k = 0; k < 4; ++k)
+                    ldmatrix_x4(q_[c][k], stage + c * kTileBytes + swizzle_128b(q_row, k * 2 + (matrix >> 1)));
+            }
+        }
+        __syncwarp();
+        if (lane_ == 0) {
+            mbarrier_arrive(empty_at(shared_, ring_.stage, 0));
+            mbarrier_arrive(empty_at(shared_, ring_.stage, 1));
+        }
+        ring_.advance();
+    }
+
+    __device__ __forceinline__ void attend(int tiles) {
+        mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_full), q_tail_phase_);
+        q_tail_phase_ ^= 1;
+        wait_tile();
+        products<0>(left_);
+        for (;;) {
+            wait_products<0>(left_);
+            wait_rope<1>();
+            products<1>(right_);
+            mask<0>(left_);
+            raise_left();
+            weights(left_, packed_left_);
+            wait_products<1>(right_);
+            mask<1>(right_);
+            ring_.advance();
+            if (--tiles == 0) break;
+            wait_tile();
+            products<0>(left_);
+            finish_tile();
+        }
+        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, q_tail_empty));
+        finish_tile();
+    }
+
+    // The rest of a tile, of which the weights of the left half are there and the scores of the right one.
+    __device__ __forceinline__ void finish_tile() {
+        raise_right();
+        mbarrier_wait(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1);
+        p_phase_ ^= 1;
+        store_p(0, packed_left_);
+        uint32_t packed[8];
+        weights(right_, packed);
+        store_p(1, packed);
+        if (raised_ && lane_ % 4 == 0) {
+            store_shared(rescale_at_, rescale_[0]);
+            store_shared(rescale_at_ + 8 * 4, rescale_[1]);
+        }
+        if (lane_ == 0) store_shared(FLASHMLA_SHARED(shared_, rescales) + threadIdx.x / 32 % 4 * 4, uint32_t(raised_));
+        fence_proxy_async();
+        __syncwarp();
+        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, p_full));
+    }
+
+    // Starts S of a half tile.
+    template <int kHalf>
+    __device__ __forceinline__ void products(float (&score)[16]) {
+        const uint64_t k = wgmma_descriptor(side_at(shared_, ring_.stage, 0) + kHalf * (kTileBytes / 2), 1024, 0);
+        const uint64_t k_rope = wgmma_descriptor(FLASHMLA_SHARED(shared_, k_rope) + kHalf * (kTileBytes / 2), 1024, 0);
+        const uint64_t tail = wgmma_descriptor(FLASHMLA_SHARED(shared_, q_tail), 1024, 0);
+        pin(score);
+        wgmma_fence();
+#pragma unroll
+        for (int step = 0; step < kLatent / 16; ++step) {
+            const int c = step / 4, i = step % 4;
+            const uint64_t b = k + ((c * kTileBytes + i * 32) >> 4);
+            if (c < kRegisterTiles) {
+                wgmma_m64n32k16_rs<Bf16>(score, q_[c][i], b, step > 0);
+            } else {
+                wgmma_m64n32k16_ss<Bf16>(score, tail + i * 2, b, 1);
+            }
+        }
+        if constexpr (kRope) {
+            // Last, which gives it most time to arrive.
+#pragma unroll
+            for (int i = 0; i < 4; ++i) wgmma_m64n32k16_ss<Bf16>(score, tail + (kTileBytes >> 4) + i * 2, k_rope + i * 2, 1);
+        }
+        wgmma_commit();
+    }
+
+    template <int kHalf>
+    __device__ __forceinline__ void wait_products(float (&score)[16]) {
+        wgmma_wait<0>();
+        pin(score);
+        if (kRope && lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_empty) + kHalf * 8);
+    }
+
+    // What the products with the left half of a tile read: all before the first, since the hardware waits until all
+    // products are done where other code comes between them.
+    __device__ __forceinline__ void wait_tile() {
+        mbarrier_wait(full_at(shared_, ring_.stage, 0), ring_.phase);
+        mbarrier_wait(full_at(shared_, ring_.stage, 1), ring_.phase);
+        wait_rope<0>();
+        if (!kRope) fence_proxy_async();
+    }
+
+    template <int kHalf>
+    __device__ __forceinline__ void wait_rope() {
+        if constexpr (kRope) {
+            mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_full) + kHalf * 8, k_rope_phase_);
+            if (kHalf == 1) k_rope_phase_ ^= 1;
+            // Rows were written by ordinary copies and are read by the matrix units.
+            fence_proxy_async();
+        }
+    }
+
+    // Rows of K that do not count, of the tile at hand.
+    template <int kHalf>
+    __device__ __forceinline__ void mask(float (&score)[16]) {
+        uint32_t seen;
+        asm volatile("ld.shared.u32 %0, [%1];"
+                     : "=r"(seen)
+                     : "r"(FLASHMLA_SHARED(shared_, seen) + ring_.stage * 8 + kHalf * 4)
+                     : "memory");
+        if (seen == ~0u) return;
+        seen >>= lane_ % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < 16; ++i) {
+            if (!(seen >> (i / 4 * 8 + i % 2) & 1)) score[i] = -INFINITY;
+        }
+    }
+
+    // The largest score of a half tile, of this thread's part of each row; to the whole query's as well.
+    __device__ __forceinline__ void highest(const float (&score)[16], float (&top)[2]) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            const int at = h * 2;
+            const float x = fmaxf(fmaxf(score[at], score[at + 1]), fmaxf(score[at + 4], score[at + 5]));
+            const float y = fmaxf(fmaxf(score[at + 8], score[at + 9]), fmaxf(score[at + 12], score[at + 13]));
+            top[h] = fmaxf(x, y);
+            top_[h] = fmaxf(top_[h], top[h]);
+            top[h] *= p_.scale_log2;
+        }
+    }
+
+    // Raises the references of rows, if any of the warp's needs it, and says what weights of before must be
+    // multiplied by.
+    __device__ __forceinline__ bool raise(float (&top)[2], float (&factor)[2]) {
+        // Mostly no row of the warp needs another reference, and then none needs to know its maximum.
+        if (!__any_sync(~0u, top[0] > reference_[0] + kSlack || top[1] > reference_[1] + kSlack)) return false;
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 1));
+            top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 2));
+            const float reference = top[h] > reference_[h] + kSlack ? top[h] : reference_[h];
+            factor[h] = exp2_approx(reference_[h] - reference);
+            reference_[h] = reference;
+            sum_[h] *= factor[h];
+        }
+        return true;
+    }
+
+    __device__ __forceinline__ void raise_left() {
+        float top[2];
+        highest(left_, top);
+        rescale_[0] = rescale_[1] = 1.f;
+        raised_ = raise(top, rescale_);
+    }
+
+    __device__ __forceinline__ void raise_right() {
+        float top[2], factor[2];
+        highest(right_, top);
+        if (!raise(top, factor)) return;
+        raised_ = true;
+        rescale_[0] *= factor[0];
+        rescale_[1] *= factor[1];
+        // The left half's weights had the references of before. They shrink to a 2^-kSlack-th where they change, so
+        // that it does not matter that they are rounded twice.
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            const float low = __uint_as_float(packed_left_[i] << 16), high = __uint_as_float(packed_left_[i] & 0xffff0000);
+            packed_left_[i] = Bf16::pack(low * factor[i % 2], high * factor[i % 2]);
+        }
+    }
+
+    __device__ __forceinline__ void weights(float (&score)[16], uint32_t (&packed)[8]) {
+        // The sum is of P before rounding: lse is exact to FP32.
+        float sum[4] = {};
+#pragma unroll
+        for (int i = 0; i < 16; i += 2) {
+            const float offset = -reference_[i / 2 % 2];
+            score[i] = exp2_approx(fmaf(score[i], p_.scale_log2, offset));
+            score[i + 1] = exp2_approx(fmaf(score[i + 1], p_.scale_log2, offset));
+            sum[i / 2 % 4] += score[i];
+            sum[i / 2 % 4] += score[i + 1];
+            packed[i / 2] = Bf16::pack(score[i], score[i + 1]);
+        }
+#pragma unroll
+        for (int h = 0; h < 2; ++h) sum_[h] += sum[h] + sum[h + 2];
+    }
+
+    __device__ __forceinline__ void store_p(int half, const uint32_t (&packed)[8]) {
+#pragma unroll
+        for (int i = 0; i < 8; i += 4)
+            stmatrix_x4(p_at_ ^ (half * 64 + i / 4 * 32), packed[i], packed[i + 1], packed[i + 2], packed[i + 3]);
+    }
+
+    __device__ __forceinline__ void finish(const Query& query) {
+        mbarrier_wait(FLASHMLA_SHARED(shared_, final_empty), final_phase_ ^ 1);
+        final_phase_ ^= 1;
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            float sum = sum_[h], top = top_[h];
+            sum += __shfl_xor_sync(~0u, sum, 1);
+            sum += __shfl_xor_sync(~0u, sum, 2);
+            top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+            top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+            if (lane_ % 4 == 0) store_row(query.token, query.head + row(h), row(h), sum, top, reference_[h]);
+        }
+        __syncwarp();
+        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_full));
+    }
+
+    __device__ __forceinline__ void store_row(int token, int head, int row, float sum, float top, float reference) {
+        const bool exists = head < p_.h_q;
+        // Whatever the row saw, its largest P is at least 2^-kSlack; NaN is not empty.
+        const bool empty = sum == 0.f;
+        float total = sum;
+        if (exists && p_.attn_sink != 0) {
+            const float sink = reinterpret_cast<const float*>(p_.attn_sink)[head * p_.attn_sink_stride];
+            total += exp2_approx(sink * kLog2e - reference);
+        }
+        store_shared(FLASHMLA_SHARED(shared_, final_scale) + row * 4, empty ? 0.f : 1.f / total);
+        if (!exists) return;
+        if (p_.lse != 0) {
+            const float none = p_.lse_empty_pos_inf ? INFINITY : -INFINITY;
+            reinterpret_cast<float*>(p_.lse)[token * p_.lse_strides[0] + head * p_.lse_strides[1]] =
+                empty ? none : (reference + log2f(sum)) * kLn2;
+        }
+        if (p_.max_logits != 0) {
+            reinterpret_cast<float*>(p_.max_logits)[token * p_.max_logits_strides[0] + head * p_.max_logits_strides[1]] =
+                top * p_.scale;
+        }
+    }
+
+    const SparsePrefillParams& p_;
+    Shared& s_;
+    const uint32_t shared_, lane_;
+    uint32_t p_at_, rescale_at_;  // where this thread stores the first of its matrices of P, and its factors
+    Ring ring_;
+    uint32_t p_phase_ = 0, k_rope_phase_ = 0, q_tail_phase_ = 0, final_phase_ = 0;
+    uint32_t q_[kRegisterTiles][4][4];
+    float left_[16], right_[16];
+    uint32_t packed_left_[8];  // P
+    float rescale_[2];
+    bool raised_;
+    float reference_[2], sum_[2];
+    float top_[2];  // the largest score, not scaled
+};
+
+}  // namespace flashmla::sm90::sparse_prefill
