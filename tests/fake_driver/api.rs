@@ -5,7 +5,7 @@ use flashmla::capi::dense_decode::*;
 use flashmla::capi::types::*;
 use flashmla::capi::version::flashmla_last_error;
 use flashmla::gpu::kernels;
-use flashmla::gpu::params::{CombineParams, DenseDecodeParams, PlanParams};
+use flashmla::gpu::params::{CombineParams, DenseDecodeParams, PlanParams, SparsePrefillParams};
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
@@ -35,18 +35,24 @@ pub const DECODE_KERNELS: [&str; 4] = [
     "flashmla_sm90_dense_decode_fp16_576",
     "flashmla_sm90_dense_decode_fp16_512",
 ];
-pub const KERNELS: usize = 1 + DECODE_KERNELS.len() + 2;
+pub const PREFILL_KERNELS: [&str; 2] =
+    ["flashmla_sm90_sparse_prefill_rows_576", "flashmla_sm90_sparse_prefill_rows_512"];
+/// Those that are allowed more shared memory than a kernel has unasked.
+pub const LARGE_KERNELS: usize = DECODE_KERNELS.len() + PREFILL_KERNELS.len();
+pub const KERNELS: usize = 1 + LARGE_KERNELS + 2;
 /// Fatbins of `use_fake_kernels`.
-pub const FATBINS: usize = 3;
+pub const FATBINS: usize = 4;
 
 /// Gives the library kernels as the fake driver reads them. Call it before the first context.
 pub fn use_fake_kernels() {
     let image = |lines: String| -> &'static [u8] { (lines + "\0").into_bytes().leak() };
     let decode = |name: &&str| format!("{name} 128 128 128 {}\n", size_of::<DenseDecodeParams>());
+    let prefill = |name: &&str| format!("{name} 128 {}\n", size_of::<SparsePrefillParams>());
     let combine = size_of::<CombineParams>();
     let table = [
         ("plan", image(format!("flashmla_plan {}\n", size_of::<PlanParams>()))),
         ("decode", image(DECODE_KERNELS.iter().map(decode).collect())),
+        ("sparse_prefill", image(PREFILL_KERNELS.iter().map(prefill).collect())),
         ("combine", image(format!("flashmla_combine_bf16 {combine}\nflashmla_combine_fp16 {combine}\n"))),
     ];
     assert_eq!(table.len(), FATBINS);
