@@ -122,8 +122,8 @@ class Output {
     __device__ __forceinline__ void product(float (&acc)[128], bool last) {
         const bool ended = gather_.done(), rope = kRope && gather_.issued_tile();
         const int rope_index = gather_.issued_index();
+        // The scores warps order the ordinary writes of rows before the reads of the matrix units, for who waits for P.
         mbarrier_wait(full_at(shared_, ring_.stage, kSide), ring_.phase);
-        fence_proxy_async();
         if (last) load_tail_early();
         uint64_t p = wgmma_descriptor(FLASHMLA_SHARED(shared_, p), 1024, 0);
         uint64_t v = wgmma_descriptor(side_at(shared_, ring_.stage, kSide), 1024, kTileBytes);

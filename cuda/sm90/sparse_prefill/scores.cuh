@@ -81,33 +81,36 @@ class Scores {
     __device__ __forceinline__ void attend(int tiles) {
         mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_full), q_tail_phase_);
         q_tail_phase_ ^= 1;
-        wait_tile();
-        products<0>(left_);
+        wait_tile(ring_);
+        latent_products<0>(left_);
+        rope_products<0>(left_);
         for (;;) {
             wait_products<0>(left_);
-            wait_rope<1>();
-            products<1>(right_);
-            mask<0>(left_);
+            latent_products<1>(right_);
+            mask(left_, seen(0));
             raise_left();
             weights(left_, packed_left_);
-            wait_products<1>(right_);
-            mask<1>(right_);
+            wait_p_empty();
+            store_p(0, packed_left_);
+            rope_products<1>(right_);
+            seen_right_ = seen(1);
             ring_.advance();
-            if (--tiles == 0) break;
-            wait_tile();
-            products<0>(left_);
+            const bool last = --tiles == 0;
+            if (!last) wait_tile(ring_);
+            wait_products<1>(right_);
+            if (last) break;
+            latent_products<0>(left_);
             finish_tile();
+            rope_products<0>(left_);
         }
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, q_tail_empty));
         finish_tile();
     }
 
-    // The rest of a tile, of which the weights of the left half are there and the scores of the right one.
+    // The rest of a tile, whose left half is done and stored, and of the right one there are the scores.
     __device__ __forceinline__ void finish_tile() {
+        mask(right_, seen_right_);
         raise_right();
-        mbarrier_wait(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1);
-        p_phase_ ^= 1;
-        store_p(0, packed_left_);
         uint32_t packed[8];
         weights(right_, packed);
         store_p(1, packed);
@@ -121,11 +124,15 @@ class Scores {
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, p_full));
     }
 
-    // Starts S of a half tile.
+    __device__ __forceinline__ void wait_p_empty() {
+        mbarrier_wait(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1);
+        p_phase_ ^= 1;
+    }
+
+    // Starts S of a half tile, all but the rotary part.
     template <int kHalf>
-    __device__ __forceinline__ void products(float (&score)[16]) {
+    __device__ __forceinline__ void latent_products(float (&score)[16]) {
         const uint64_t k = wgmma_descriptor(side_at(shared_, ring_.stage, 0) + kHalf * (kTileBytes / 2), 1024, 0);
-        const uint64_t k_rope = wgmma_descriptor(FLASHMLA_SHARED(shared_, k_rope) + kHalf * (kTileBytes / 2), 1024, 0);
         const uint64_t tail = wgmma_descriptor(FLASHMLA_SHARED(shared_, q_tail), 1024, 0);
         pin(score);
         wgmma_fence();
@@ -139,12 +146,23 @@ class Scores {
                 wgmma_m64n32k16_ss<Bf16>(score, tail + i * 2, b, 1);
             }
         }
-        if constexpr (kRope) {
-            // Last, which gives it most time to arrive.
-#pragma unroll
-            for (int i = 0; i < 4; ++i) wgmma_m64n32k16_ss<Bf16>(score, tail + (kTileBytes >> 4) + i * 2, k_rope + i * 2, 1);
-        }
         wgmma_commit();
+    }
+
+    // The rotary part: as late as can be, which gives it most time to arrive.
+    template <int kHalf>
+    __device__ __forceinline__ void rope_products(float (&score)[16]) {
+        if constexpr (kRope) {
+            mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_full) + kHalf * 8, k_rope_phase_);
+            if (kHalf == 1) k_rope_phase_ ^= 1;
+            fence_proxy_async();
+            const uint64_t k = wgmma_descriptor(FLASHMLA_SHARED(shared_, k_rope) + kHalf * (kTileBytes / 2), 1024, 0);
+            const uint64_t q = wgmma_descriptor(FLASHMLA_SHARED(shared_, q_tail) + kTileBytes, 1024, 0);
+            wgmma_fence();
+#pragma unroll
+            for (int i = 0; i < 4; ++i) wgmma_m64n32k16_ss<Bf16>(score, q + i * 2, k + i * 2, 1);
+            wgmma_commit();
+        }
     }
 
     template <int kHalf>
@@ -154,38 +172,30 @@ class Scores {
         if (kRope && lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_empty) + kHalf * 8);
     }
 
-    // What the products with the left half of a tile read: all before the first, since the hardware waits until all
-    // products are done where other code comes between them.
-    __device__ __forceinline__ void wait_tile() {
-        mbarrier_wait(full_at(shared_, ring_.stage, 0), ring_.phase);
-        mbarrier_wait(full_at(shared_, ring_.stage, 1), ring_.phase);
-        wait_rope<0>();
-        if (!kRope) fence_proxy_async();
+    // The latent part of a tile. Rows were written by ordinary copies and are read by the matrix units, here and, after P
+    // has come from here, in the output warps.
+    __device__ __forceinline__ void wait_tile(const Ring& ring) {
+        mbarrier_wait(full_at(shared_, ring.stage, 0), ring.phase);
+        mbarrier_wait(full_at(shared_, ring.stage, 1), ring.phase);
+        fence_proxy_async();
     }
 
-    template <int kHalf>
-    __device__ __forceinline__ void wait_rope() {
-        if constexpr (kRope) {
-            mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_full) + kHalf * 8, k_rope_phase_);
-            if (kHalf == 1) k_rope_phase_ ^= 1;
-            // Rows were written by ordinary copies and are read by the matrix units.
-            fence_proxy_async();
-        }
-    }
-
-    // Rows of K that do not count, of the tile at hand.
-    template <int kHalf>
-    __device__ __forceinline__ void mask(float (&score)[16]) {
-        uint32_t seen;
+    // Which rows of a half of the tile at hand count.
+    __device__ __forceinline__ uint32_t seen(int half) {
+        uint32_t rows;
         asm volatile("ld.shared.u32 %0, [%1];"
-                     : "=r"(seen)
-                     : "r"(FLASHMLA_SHARED(shared_, seen) + ring_.stage * 8 + kHalf * 4)
+                     : "=r"(rows)
+                     : "r"(FLASHMLA_SHARED(shared_, seen) + ring_.stage * 8 + half * 4)
                      : "memory");
-        if (seen == ~0u) return;
-        seen >>= lane_ % 4 * 2;
+        return rows;
+    }
+
+    __device__ __forceinline__ void mask(float (&score)[16], uint32_t rows) {
+        if (rows == ~0u) return;
+        rows >>= lane_ % 4 * 2;
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
-            if (!(seen >> (i / 4 * 8 + i % 2) & 1)) score[i] = -INFINITY;
+            if (!(rows >> (i / 4 * 8 + i % 2) & 1)) score[i] = -INFINITY;
         }
     }
 
@@ -240,6 +250,7 @@ class Scores {
             const float low = __uint_as_float(packed_left_[i] << 16), high = __uint_as_float(packed_left_[i] & 0xffff0000);
             packed_left_[i] = Bf16::pack(low * factor[i % 2], high * factor[i % 2]);
         }
+        store_p(0, packed_left_);
     }
 
     __device__ __forceinline__ void weights(float (&score)[16], uint32_t (&packed)[8]) {
@@ -310,6 +321,7 @@ class Scores {
     uint32_t p_phase_ = 0, k_rope_phase_ = 0, q_tail_phase_ = 0, final_phase_ = 0;
     uint32_t q_[kRegisterTiles][4][4];
     float left_[16], right_[16];
+    uint32_t seen_right_;
     uint32_t packed_left_[8];  // P
     float rescale_[2];
     bool raised_;
