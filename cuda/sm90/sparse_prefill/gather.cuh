@@ -21,7 +21,9 @@ class Gather {
     __device__ __forceinline__ Gather(const SparsePrefillParams& p, const TensorMap* q, uint32_t shared)
         : p_(p), q_(q), shared_(shared) {
         const uint32_t warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-        to_ = swizzle_128b(warp * 16 + lane / 8, lane % 8);
+        // Through a shuffle, lest ptxas (13.0) make the sum part of an address: a copy with a cache hint and two uniform
+        // registers is an instruction that the hardware does not know.
+        to_ = __shfl_sync(~0u, shared + swizzle_128b(warp * 16 + lane / 8, lane % 8), lane);
         from_ = reinterpret_cast<const uint8_t*>(p.kv) + kSide * (kLatent / 2) * 2 + lane % 8 * 16;
         block_ = blockIdx.x % p.head_blocks;
         token_ = blockIdx.x / p.head_blocks;
@@ -47,12 +49,13 @@ class Gather {
     __device__ __forceinline__ void issue(int stage) {
         issued_tile_ = tile_ >= 0;
         issued_index_ = index_;
-        const uint32_t to = side_at(shared_, stage, kSide), full = full_at(shared_, stage, kSide);
+        const uint32_t full = full_at(shared_, stage, kSide);
         if (tile_ >= 0) {
-            issue_tile(stage, to, full);
+            issue_tile(stage, full);
         } else {
-            issue_query(stage, to, full);
+            issue_query(stage, full);
         }
+        __syncwarp();
     }
 
     // Whether the item issued last is a tile, and this lane's index of it.
@@ -65,7 +68,7 @@ class Gather {
         const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
         if (warp / 2 != kSide) return;
         mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_empty) + kSide * 8, phase);
-        const uint32_t to = FLASHMLA_SHARED(shared_, k_rope) + to_;
+        const uint32_t to = FLASHMLA_SHARED(to_, k_rope);
         const uint8_t* from = from_ + (kLatent * 2 - kSide * (kLatent / 2) * 2);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
@@ -90,14 +93,15 @@ class Gather {
         return (j % 2 ? (base + 512) ^ 64 : base) + j / 2 * 1024;
     }
 
-    __device__ __forceinline__ void issue_tile(int stage, uint32_t to, uint32_t full) {
+    __device__ __forceinline__ void issue_tile(int stage, uint32_t full) {
+        const uint32_t to = side_at(to_, stage, kSide);
         const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
             const Row row(p_, __shfl_sync(~0u, index_, j * 4 + lane / 8));
 #pragma unroll
             for (int c = 0; c < kTilesPerSide; ++c)
-                cp_async_16(row_at(to + to_, j) + c * kTileBytes, from_ + row.offset + c * 128, row.valid, kEvictLast);
+                cp_async_16(row_at(to, j) + c * kTileBytes, from_ + row.offset + c * 128, row.valid, kEvictLast);
         }
         cp_async_mbarrier_arrive(full);
         if constexpr (kSide == 0) {
@@ -110,7 +114,7 @@ class Gather {
         if (lane == 0) mbarrier_arrive(full);
     }
 
-    __device__ __forceinline__ void issue_query(int stage, uint32_t to, uint32_t full) {
+    __device__ __forceinline__ void issue_query(int stage, uint32_t full) {
         const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
         mbarrier_arrive(full);
         if (lane != 0) return;
@@ -133,7 +137,7 @@ class Gather {
         constexpr int kTiles = kFirst + kTilesPerSide > kRegisterTiles ? kRegisterTiles - kFirst : kTilesPerSide;
         mbarrier_arrive_expect_tx(full, kTiles * kTileBytes);
 #pragma unroll 1
-        for (int c = 0; c < kTiles; ++c) copy_q(q_, query, kFirst + c, to + c * kTileBytes, full);
+        for (int c = 0; c < kTiles; ++c) copy_q(q_, query, kFirst + c, side_at(shared_, stage, kSide) + c * kTileBytes, full);
     }
 
     // Takes the next query, and asks for the length of the one after.
@@ -164,7 +168,7 @@ class Gather {
     const SparsePrefillParams& p_;
     const TensorMap* q_;
     const uint32_t shared_;
-    uint32_t to_;
+    uint32_t to_;  // where this lane's first copy goes in the first tile of Shared
     const uint8_t* from_;
     uint32_t token_;  // of the query to come
     int block_, next_length_;

@@ -9,6 +9,7 @@
 #include "common/shared.cuh"
 #include "common/wgmma.cuh"
 #include "sm90/sparse_prefill/work.cuh"
+#include <type_traits>
 
 namespace flashmla::sm90::sparse_prefill {
 
@@ -81,39 +82,105 @@ class Scores {
     __device__ __forceinline__ void attend(int tiles) {
         mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_full), q_tail_phase_);
         q_tail_phase_ ^= 1;
-        wait_tile(ring_);
-        latent_products<0>(left_);
+        wait_tile();
+        latent_products<0>(left_, None());
         rope_products<0>(left_);
+        wait_products<0>(left_);
+        uint64_t seen = this->seen();
+        mask(left_, uint32_t(seen));
         for (;;) {
-            wait_products<0>(left_);
-            latent_products<1>(right_);
-            mask(left_, seen(0));
-            raise_left();
-            weights(left_, packed_left_);
+            Weights left(left_, packed_left_, reference_, p_.scale_log2);
+            latent_products<1>(right_, left);
+            raised_ = raise(left, rescale_);
+            if (!raised_) rescale_[0] = rescale_[1] = 1.f;
             wait_p_empty();
             store_p(0, packed_left_);
             rope_products<1>(right_);
-            seen_right_ = seen(1);
             ring_.advance();
-            const bool last = --tiles == 0;
-            if (!last) wait_tile(ring_);
+            const uint32_t seen_right = uint32_t(seen >> 32);
+            if (--tiles == 0) {
+                wait_products<1>(right_);
+                mask(right_, seen_right);
+                break;
+            }
+            wait_tile();
+            seen = this->seen();
             wait_products<1>(right_);
-            if (last) break;
-            latent_products<0>(left_);
-            finish_tile();
+            mask(right_, seen_right);
+            Weights right(right_, packed_right_, reference_, p_.scale_log2);
+            latent_products<0>(left_, right);
+            finish_tile(right);
             rope_products<0>(left_);
+            wait_products<0>(left_);
+            mask(left_, uint32_t(seen));
         }
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, q_tail_empty));
-        finish_tile();
+        Weights right(right_, packed_right_, reference_, p_.scale_log2);
+#pragma unroll
+        for (int i = 0; i < Weights::kSteps; ++i) right.step(i);
+        finish_tile(right);
     }
 
-    // The rest of a tile, whose left half is done and stored, and of the right one there are the scores.
-    __device__ __forceinline__ void finish_tile() {
-        mask(right_, seen_right_);
-        raise_right();
-        uint32_t packed[8];
-        weights(right_, packed);
-        store_p(1, packed);
+    // The weights of a half tile: steps without branches, to be put between products, since a warp does not get past
+    // a product before the one eight earlier is done.
+    struct Weights {
+        static constexpr int kSteps = 16;
+
+        __device__ __forceinline__ Weights(const float (&score)[16], uint32_t (&packed)[8], const float (&reference)[2],
+                                           float scale_log2)
+            : score_(score), packed_(packed), offset_{-reference[0], -reference[1]}, scale_log2_(scale_log2) {}
+
+        __device__ __forceinline__ void step(int i) {
+            const int h = i / 2 % 2;
+            top[h] = fmaxf(top[h], score_[i]);
+            const float weight = exp2_approx(fmaf(score_[i], scale_log2_, offset_[h]));
+            // The sum is of P before rounding: lse is exact to FP32.
+            sum[h] += weight;
+            if (i % 2 == 1) packed_[i / 2] = Bf16::pack(last_, weight);
+            last_ = weight;
+        }
+
+        // Anew, with other references.
+        __device__ __forceinline__ void again(const float (&reference)[2]) {
+            sum[0] = sum[1] = 0.f;
+#pragma unroll
+            for (int h = 0; h < 2; ++h) offset_[h] = -reference[h];
+#pragma unroll
+            for (int i = 0; i < kSteps; ++i) step(i);
+        }
+
+        float top[2] = {-INFINITY, -INFINITY};  // of the scores, not scaled, of this thread's part of each row
+        float sum[2] = {};
+
+      private:
+        const float (&score_)[16];
+        uint32_t (&packed_)[8];
+        float offset_[2], scale_log2_, last_ = 0.f;
+    };
+
+    struct None {
+        static constexpr int kSteps = 0;
+        __device__ __forceinline__ void step(int) {}
+    };
+
+    // The rest of a tile, whose left half is stored and whose right one has its weights.
+    __device__ __forceinline__ void finish_tile(Weights& right) {
+        float factor[2];
+        if (raise(right, factor)) {
+            raised_ = true;
+            rescale_[0] *= factor[0];
+            rescale_[1] *= factor[1];
+            // The left half's weights had the references of before. They shrink to a 2^-kSlack-th where they change, so
+            // that it does not matter that they are rounded twice.
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+                const float low = __uint_as_float(packed_left_[i] << 16);
+                const float high = __uint_as_float(packed_left_[i] & 0xffff0000);
+                packed_left_[i] = Bf16::pack(low * factor[i % 2], high * factor[i % 2]);
+            }
+            store_p(0, packed_left_);
+        }
+        store_p(1, packed_right_);
         if (raised_ && lane_ % 4 == 0) {
             store_shared(rescale_at_, rescale_[0]);
             store_shared(rescale_at_ + 8 * 4, rescale_[1]);
@@ -124,14 +191,41 @@ class Scores {
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, p_full));
     }
 
+    // Takes the weights of a half tile into the sums. If a row of the warp needs another reference, which is rare, it is
+    // raised, the weights are made anew, and the factor told by which what was before must be multiplied.
+    __device__ __forceinline__ bool raise(Weights& weights, float (&factor)[2]) {
+        float top[2];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            top_[h] = fmaxf(top_[h], weights.top[h]);
+            top[h] = weights.top[h] * p_.scale_log2;
+        }
+        const bool raised = __any_sync(~0u, top[0] > reference_[0] + kSlack || top[1] > reference_[1] + kSlack);
+        if (raised) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 1));
+                top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 2));
+                const float reference = top[h] > reference_[h] + kSlack ? top[h] : reference_[h];
+                factor[h] = exp2_approx(reference_[h] - reference);
+                reference_[h] = reference;
+                sum_[h] *= factor[h];
+            }
+            weights.again(reference_);
+        }
+        sum_[0] += weights.sum[0];
+        sum_[1] += weights.sum[1];
+        return raised;
+    }
+
     __device__ __forceinline__ void wait_p_empty() {
         mbarrier_wait(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1);
         p_phase_ ^= 1;
     }
 
-    // Starts S of a half tile, all but the rotary part.
-    template <int kHalf>
-    __device__ __forceinline__ void latent_products(float (&score)[16]) {
+    // Starts S of a half tile, all but the rotary part, and takes the steps of other work on the way.
+    template <int kHalf, class Work>
+    __device__ __forceinline__ void latent_products(float (&score)[16], Work&& work) {
         const uint64_t k = wgmma_descriptor(side_at(shared_, ring_.stage, 0) + kHalf * (kTileBytes / 2), 1024, 0);
         const uint64_t tail = wgmma_descriptor(FLASHMLA_SHARED(shared_, q_tail), 1024, 0);
         pin(score);
@@ -145,6 +239,8 @@ class Scores {
             } else {
                 wgmma_m64n32k16_ss<Bf16>(score, tail + i * 2, b, 1);
             }
+            constexpr int kFirst = 4;
+            if (step >= kFirst && step < kFirst + std::decay_t<Work>::kSteps) work.step(step - kFirst);
         }
         wgmma_commit();
     }
@@ -174,18 +270,18 @@ class Scores {
 
     // The latent part of a tile. Rows were written by ordinary copies and are read by the matrix units, here and, after P
     // has come from here, in the output warps.
-    __device__ __forceinline__ void wait_tile(const Ring& ring) {
-        mbarrier_wait(full_at(shared_, ring.stage, 0), ring.phase);
-        mbarrier_wait(full_at(shared_, ring.stage, 1), ring.phase);
+    __device__ __forceinline__ void wait_tile() {
+        mbarrier_wait(full_at(shared_, ring_.stage, 0), ring_.phase);
+        mbarrier_wait(full_at(shared_, ring_.stage, 1), ring_.phase);
         fence_proxy_async();
     }
 
-    // Which rows of a half of the tile at hand count.
-    __device__ __forceinline__ uint32_t seen(int half) {
-        uint32_t rows;
-        asm volatile("ld.shared.u32 %0, [%1];"
-                     : "=r"(rows)
-                     : "r"(FLASHMLA_SHARED(shared_, seen) + ring_.stage * 8 + half * 4)
+    // Which rows of the tile at hand count.
+    __device__ __forceinline__ uint64_t seen() {
+        uint64_t rows;
+        asm volatile("ld.shared.u64 %0, [%1];"
+                     : "=l"(rows)
+                     : "r"(FLASHMLA_SHARED(shared_, seen) + ring_.stage * 8)
                      : "memory");
         return rows;
     }
@@ -197,76 +293,6 @@ class Scores {
         for (int i = 0; i < 16; ++i) {
             if (!(rows >> (i / 4 * 8 + i % 2) & 1)) score[i] = -INFINITY;
         }
-    }
-
-    // The largest score of a half tile, of this thread's part of each row; to the whole query's as well.
-    __device__ __forceinline__ void highest(const float (&score)[16], float (&top)[2]) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            const int at = h * 2;
-            const float x = fmaxf(fmaxf(score[at], score[at + 1]), fmaxf(score[at + 4], score[at + 5]));
-            const float y = fmaxf(fmaxf(score[at + 8], score[at + 9]), fmaxf(score[at + 12], score[at + 13]));
-            top[h] = fmaxf(x, y);
-            top_[h] = fmaxf(top_[h], top[h]);
-            top[h] *= p_.scale_log2;
-        }
-    }
-
-    // Raises the references of rows, if any of the warp's needs it, and says what weights of before must be
-    // multiplied by.
-    __device__ __forceinline__ bool raise(float (&top)[2], float (&factor)[2]) {
-        // Mostly no row of the warp needs another reference, and then none needs to know its maximum.
-        if (!__any_sync(~0u, top[0] > reference_[0] + kSlack || top[1] > reference_[1] + kSlack)) return false;
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 1));
-            top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 2));
-            const float reference = top[h] > reference_[h] + kSlack ? top[h] : reference_[h];
-            factor[h] = exp2_approx(reference_[h] - reference);
-            reference_[h] = reference;
-            sum_[h] *= factor[h];
-        }
-        return true;
-    }
-
-    __device__ __forceinline__ void raise_left() {
-        float top[2];
-        highest(left_, top);
-        rescale_[0] = rescale_[1] = 1.f;
-        raised_ = raise(top, rescale_);
-    }
-
-    __device__ __forceinline__ void raise_right() {
-        float top[2], factor[2];
-        highest(right_, top);
-        if (!raise(top, factor)) return;
-        raised_ = true;
-        rescale_[0] *= factor[0];
-        rescale_[1] *= factor[1];
-        // The left half's weights had the references of before. They shrink to a 2^-kSlack-th where they change, so
-        // that it does not matter that they are rounded twice.
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            const float low = __uint_as_float(packed_left_[i] << 16), high = __uint_as_float(packed_left_[i] & 0xffff0000);
-            packed_left_[i] = Bf16::pack(low * factor[i % 2], high * factor[i % 2]);
-        }
-        store_p(0, packed_left_);
-    }
-
-    __device__ __forceinline__ void weights(float (&score)[16], uint32_t (&packed)[8]) {
-        // The sum is of P before rounding: lse is exact to FP32.
-        float sum[4] = {};
-#pragma unroll
-        for (int i = 0; i < 16; i += 2) {
-            const float offset = -reference_[i / 2 % 2];
-            score[i] = exp2_approx(fmaf(score[i], p_.scale_log2, offset));
-            score[i + 1] = exp2_approx(fmaf(score[i + 1], p_.scale_log2, offset));
-            sum[i / 2 % 4] += score[i];
-            sum[i / 2 % 4] += score[i + 1];
-            packed[i / 2] = Bf16::pack(score[i], score[i + 1]);
-        }
-#pragma unroll
-        for (int h = 0; h < 2; ++h) sum_[h] += sum[h] + sum[h + 2];
     }
 
     __device__ __forceinline__ void store_p(int half, const uint32_t (&packed)[8]) {
@@ -321,8 +347,7 @@ class Scores {
     uint32_t p_phase_ = 0, k_rope_phase_ = 0, q_tail_phase_ = 0, final_phase_ = 0;
     uint32_t q_[kRegisterTiles][4][4];
     float left_[16], right_[16];
-    uint32_t seen_right_;
-    uint32_t packed_left_[8];  // P
+    uint32_t packed_left_[8], packed_right_[8];  // P
     float rescale_[2];
     bool raised_;
     float reference_[2], sum_[2];
