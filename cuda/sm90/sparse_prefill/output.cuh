@@ -14,18 +14,20 @@ class Output {
   public:
     __device__ __forceinline__ Output(const SparsePrefillParams& p, const TensorMap* q, Shared& s)
         : p_(p), q_(q), s_(s), shared_(smem_base(&s)), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32 % 4),
-          gather_(p, q, shared_) {}
+          current_(s.warp_queries[threadIdx.x / 32 - 4].current), gather_(p, q, s, shared_) {
+        if (lane_ == 0) current_.tiles = 0;
+        __syncwarp();
+    }
 
     __device__ __forceinline__ void run() {
         begin();
         // Before the first query there is none, but what comes after a query is done, as for every other one.
         bool any = false, more;
-        Query query = {};
         do {
             float acc[128];
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] = 0.f;
-            for (int tile = 0; tile < query.tiles; ++tile) product(acc, tile + 1 == query.tiles);
+            for (int tiles = current_.tiles; tiles > 0; --tiles) product(acc, tiles == 1);
             mbarrier_wait(full_at(shared_, ring_.stage, kSide), ring_.phase);
             const Query next = s_.query[kSide][ring_.stage];
             more = next.tiles >= 0;
@@ -40,12 +42,13 @@ class Output {
                 refill();
             }
             // After the ring is filled, so that the scores of the next query need not wait for it.
-            if (any) finish(acc, query);
+            if (any) finish(acc);
             if (more) {
                 if (kRope && rope) load_rope(rope_index);
                 ring_.advance();
+                if (lane_ == 0) current_ = next;
+                __syncwarp();
             }
-            query = next;
             any = true;
         } while (more);
     }
@@ -53,6 +56,15 @@ class Output {
   private:
     static constexpr bool kRope = kHeadDim > kLatent;
     static constexpr int kColumns = kLatent / 2;
+
+    static constexpr uint32_t kPPhase = 0, kFinalPhase = 1, kTailPhase = 2, kRopePhase = 3;
+
+    // The phase to wait for, the other one next time.
+    __device__ __forceinline__ uint32_t flip(uint32_t bit) {
+        const uint32_t phase = phases_ >> bit & 1;
+        phases_ ^= 1u << bit;
+        return phase;
+    }
 
     __device__ __forceinline__ int row(int half) const { return warp_ * 16 + half * 8 + lane_ / 4; }
 
@@ -76,8 +88,7 @@ class Output {
     }
 
     __device__ __forceinline__ void load_rope(int index) {
-        gather_.rope(index, rope_phase_ ^ 1);
-        rope_phase_ ^= 1;
+        gather_.rope(index, flip(kRopePhase) ^ 1);
     }
 
     // What of Q does not go to registers, when the products of the query before are done.
@@ -107,8 +118,7 @@ class Output {
     }
 
     __device__ __forceinline__ void issue_tail(const Query& query) {
-        mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_empty), tail_phase_ ^ 1);
-        tail_phase_ ^= 1;
+        mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_empty), flip(kTailPhase) ^ 1);
         if (elect_one()) {
             const uint32_t to = FLASHMLA_SHARED(shared_, q_tail), full = FLASHMLA_SHARED(shared_, q_tail_full);
             constexpr int kTiles = kHeadDim / kColumnTile - kRegisterTiles;
@@ -129,8 +139,7 @@ class Output {
         uint64_t v = wgmma_descriptor(side_at(shared_, ring_.stage, kSide), 1024, kTileBytes);
         // Computed here, not after the wait.
         asm volatile("" : "+l"(p), "+l"(v));
-        mbarrier_wait(FLASHMLA_SHARED(shared_, p_full), p_phase_);
-        p_phase_ ^= 1;
+        mbarrier_wait(FLASHMLA_SHARED(shared_, p_full), flip(kPPhase));
         if (s_.rescales[warp_]) {
             const float r0 = s_.rescale[row(0)], r1 = s_.rescale[row(1)];
 #pragma unroll
@@ -160,9 +169,9 @@ class Output {
         ring_.advance();
     }
 
-    __device__ __forceinline__ void finish(float (&acc)[128], const Query& query) {
-        mbarrier_wait(FLASHMLA_SHARED(shared_, final_full), final_phase_);
-        final_phase_ ^= 1;
+    __device__ __forceinline__ void finish(float (&acc)[128]) {
+        mbarrier_wait(FLASHMLA_SHARED(shared_, final_full), flip(kFinalPhase));
+        const Query query = current_;
         const float f0 = s_.final_scale[row(0)], f1 = s_.final_scale[row(1)];
         __syncwarp();
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_empty));
@@ -195,10 +204,11 @@ class Output {
     Shared& s_;
     const uint32_t shared_;
     const int lane_, warp_;
+    Query& current_;  // as this warp knows it
     Gather<kSide> gather_;
     Ring ring_;
     bool tail_loaded_ = false;
-    uint32_t p_phase_ = 0, final_phase_ = 0, tail_phase_ = 0, rope_phase_ = 0;
+    uint32_t phases_ = 0;  // of barriers other than the ring's, a bit each
 };
 
 }  // namespace flashmla::sm90::sparse_prefill

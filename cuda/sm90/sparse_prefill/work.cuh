@@ -14,6 +14,17 @@ struct alignas(16) Query {
     int unused;
 };
 
+// What an output warp knows of queries beside the loop over tiles, for which its registers are too few.
+struct alignas(16) WarpQueries {
+    // The query whose items are being issued, and how many of its indices count.
+    int token, head, length, unused;
+    // The one to come.
+    uint32_t next_token;
+    int next_block, next_length, unused2;
+    // The one whose products are being made.
+    Query current;
+};
+
 struct Shared {
     // Q's latent part and gathered tiles, in a ring.
     alignas(1024) uint8_t stage[kStages][kStageBytes];
@@ -23,6 +34,7 @@ struct Shared {
     alignas(1024) uint8_t p[kTileBytes];
     // What a stage with Q belongs to, a copy for the readers of each side.
     Query query[2][kStages];
+    WarpQueries warp_queries[8];
     // Which rows of a stage's tile count; what does not is zeros.
     uint64_t seen[kStages];
     // What the output rows are multiplied by before P V is added, and at the end of a query.
