@@ -15,7 +15,7 @@ __device__ __forceinline__ void copy_q(const TensorMap* map, const Query& query,
     tma_load_5d(to, map, barrier, 0, query.head, column, query.token, 0);
 }
 
-template <int kSide>
+template <int kHeadDim, int kSide>
 class Gather {
   public:
     __device__ __forceinline__ Gather(const SparsePrefillParams& p, const TensorMap* q, Shared& s, uint32_t shared)
@@ -139,6 +139,12 @@ class Gather {
 #pragma unroll 1
         for (int c = 0; c < kTiles; ++c)
             copy_q(q_, query, kFirst + c, side_at(shared_, stage, kSide) + c * kTileBytes, full);
+        if constexpr (kSide == 1) {
+            // The others have to wait for their buffer, and should be in L2 then.
+#pragma unroll 1
+            for (int c = kRegisterTiles; c < kHeadDim / kColumnTile; ++c)
+                tma_prefetch_5d(q_, 0, query.head, c, query.token, 0);
+        }
     }
 
     // Takes the next query, and asks for the length of the one after.

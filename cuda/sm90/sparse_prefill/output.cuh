@@ -1,6 +1,7 @@
 // The output warps: O = O * rescale + P V for one half of the columns, and the store of O. Around the products
 // they fill the ring (gather.cuh).
 #pragma once
+#include "common/global.cuh"
 #include "common/mbarrier.cuh"
 #include "common/wgmma.cuh"
 #include "sm90/sparse_prefill/gather.cuh"
@@ -31,19 +32,16 @@ class Output {
             mbarrier_wait(full_at(shared_, ring_.stage, kSide), ring_.phase);
             const Query next = s_.query[kSide][ring_.stage];
             more = next.tiles >= 0;
-            bool rope = false;
-            int rope_index = 0;
             if (more) {
                 __syncwarp();
                 if (lane_ == 0) mbarrier_arrive(empty_at(shared_, ring_.stage, kSide));
                 load_tail(next);
-                rope = gather_.issued_tile();
-                rope_index = gather_.issued_index();
-                refill();
             }
-            // After the ring is filled, so that the scores of the next query need not wait for it.
             if (any) finish(acc);
             if (more) {
+                const bool rope = gather_.issued_tile();
+                const int rope_index = gather_.issued_index();
+                refill();
                 if (kRope && rope) load_rope(rope_index);
                 ring_.advance();
                 if (lane_ == 0) current_ = next;
@@ -135,6 +133,9 @@ class Output {
         // The scores warps order the ordinary writes of rows before the reads of the matrix units, for who waits for P.
         mbarrier_wait(full_at(shared_, ring_.stage, kSide), ring_.phase);
         if (last) load_tail_early();
+        // The products with the left half of the next tile have begun, and its rotary part makes room for that of the
+        // tile after.
+        if (kSide == 0 && rope) load_rope(rope_index);
         uint64_t p = wgmma_descriptor(FLASHMLA_SHARED(shared_, p), 1024, 0);
         uint64_t v = wgmma_descriptor(side_at(shared_, ring_.stage, kSide), 1024, kTileBytes);
         // Computed here, not after the wait.
@@ -150,9 +151,8 @@ class Output {
 #pragma unroll
         for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
         wgmma_commit();
-        // The products with the left half of the next tile are done; its rotary part makes room for that of the
-        // tile after.
-        if (kSide == 0 && rope) load_rope(rope_index);
+        // The same of the right half.
+        if (kSide == 1 && rope) load_rope(rope_index);
         if (!ended) gather_.advance();
         wgmma_wait<0>();
         pin(acc);
@@ -165,7 +165,6 @@ class Output {
             mbarrier_wait(empty_at(shared_, ring_.stage, kSide), ring_.phase);
             gather_.issue(ring_.stage);
         }
-        if (kSide == 1 && rope) load_rope(rope_index);
         ring_.advance();
     }
 
@@ -195,7 +194,7 @@ class Output {
             }
             transpose_4x4(x, lane_);
             // Nobody reads it soon; L2 should rather keep rows of KV.
-            if (head < p_.h_q) __stcs(reinterpret_cast<uint4*>(out + j * 8), make_uint4(x[0], x[1], x[2], x[3]));
+            store_streaming_16(out + j * 8, x, head < p_.h_q);
         }
     }
 
@@ -205,7 +204,7 @@ class Output {
     const uint32_t shared_;
     const int lane_, warp_;
     Query& current_;  // as this warp knows it
-    Gather<kSide> gather_;
+    Gather<kHeadDim, kSide> gather_;
     Ring ring_;
     bool tail_loaded_ = false;
     uint32_t phases_ = 0;  // of barriers other than the ring's, a bit each

@@ -83,36 +83,33 @@ class Scores {
         mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_full), q_tail_phase_);
         q_tail_phase_ ^= 1;
         wait_tile();
-        latent_products<0>(left_, None());
-        rope_products<0>(left_);
-        wait_products<0>(left_);
+        wait_rope<0>();
         uint64_t seen = this->seen();
-        mask(left_, uint32_t(seen));
+        products<0>(left_, None());
+        wait_products(left_);
         for (;;) {
+            wait_rope<1>();
+            mask(left_, uint32_t(seen));
             Weights left(left_, packed_left_, reference_, p_.scale_log2);
-            latent_products<1>(right_, left);
+            products<1>(right_, left);
             raised_ = raise(left, rescale_);
             if (!raised_) rescale_[0] = rescale_[1] = 1.f;
-            wait_p_empty();
-            store_p(0, packed_left_);
-            rope_products<1>(right_);
-            ring_.advance();
             const uint32_t seen_right = uint32_t(seen >> 32);
+            ring_.advance();
             if (--tiles == 0) {
-                wait_products<1>(right_);
+                wait_products(right_);
                 mask(right_, seen_right);
                 break;
             }
             wait_tile();
+            wait_rope<0>();
             seen = this->seen();
-            wait_products<1>(right_);
+            wait_products(right_);
             mask(right_, seen_right);
             Weights right(right_, packed_right_, reference_, p_.scale_log2);
-            latent_products<0>(left_, right);
+            products<0>(left_, right);
             finish_tile(right);
-            rope_products<0>(left_);
-            wait_products<0>(left_);
-            mask(left_, uint32_t(seen));
+            wait_products(left_);
         }
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, q_tail_empty));
         Weights right(right_, packed_right_, reference_, p_.scale_log2);
@@ -163,7 +160,7 @@ class Scores {
         __device__ __forceinline__ void step(int) {}
     };
 
-    // The rest of a tile, whose left half is stored and whose right one has its weights.
+    // The rest of a tile, whose halves have their weights, the right one by references that may be too low.
     __device__ __forceinline__ void finish_tile(Weights& right) {
         float factor[2];
         if (raise(right, factor)) {
@@ -178,8 +175,10 @@ class Scores {
                 const float high = __uint_as_float(packed_left_[i] & 0xffff0000);
                 packed_left_[i] = Bf16::pack(low * factor[i % 2], high * factor[i % 2]);
             }
-            store_p(0, packed_left_);
         }
+        mbarrier_wait(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1);
+        p_phase_ ^= 1;
+        store_p(0, packed_left_);
         store_p(1, packed_right_);
         if (raised_ && lane_ % 4 == 0) {
             store_shared(rescale_at_, rescale_[0]);
@@ -218,54 +217,44 @@ class Scores {
         return raised;
     }
 
-    __device__ __forceinline__ void wait_p_empty() {
-        mbarrier_wait(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1);
-        p_phase_ ^= 1;
-    }
-
-    // Starts S of a half tile, all but the rotary part, and takes the steps of other work on the way.
+    // Starts S of a half tile, and takes the steps of other work on the way.
     template <int kHalf, class Work>
-    __device__ __forceinline__ void latent_products(float (&score)[16], Work&& work) {
+    __device__ __forceinline__ void products(float (&score)[16], Work&& work) {
         const uint64_t k = wgmma_descriptor(side_at(shared_, ring_.stage, 0) + kHalf * (kTileBytes / 2), 1024, 0);
         const uint64_t tail = wgmma_descriptor(FLASHMLA_SHARED(shared_, q_tail), 1024, 0);
         pin(score);
         wgmma_fence();
+        if constexpr (kRope) {
+            // First, so that their operand is done with early and its buffer filled anew in time.
+            const uint64_t k_rope = wgmma_descriptor(FLASHMLA_SHARED(shared_, k_rope) + kHalf * (kTileBytes / 2), 1024, 0);
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                wgmma_m64n32k16_ss<Bf16>(score, tail + (kTileBytes >> 4) + i * 2, k_rope + i * 2, i > 0);
+            wgmma_commit();
+        }
 #pragma unroll
         for (int step = 0; step < kLatent / 16; ++step) {
             const int c = step / 4, i = step % 4;
             const uint64_t b = k + ((c * kTileBytes + i * 32) >> 4);
             if (c < kRegisterTiles) {
-                wgmma_m64n32k16_rs<Bf16>(score, q_[c][i], b, step > 0);
+                wgmma_m64n32k16_rs<Bf16>(score, q_[c][i], b, kRope || step > 0);
             } else {
                 wgmma_m64n32k16_ss<Bf16>(score, tail + i * 2, b, 1);
             }
-            constexpr int kFirst = 4;
+            constexpr int kFirst = 4, kRopeDone = 12;
             if (step >= kFirst && step < kFirst + std::decay_t<Work>::kSteps) work.step(step - kFirst);
+            if (kRope && step == kRopeDone) {
+                // Only the rotary part is committed so far. A warp does not get here much before it is done.
+                wgmma_wait<0>();
+                if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_empty) + kHalf * 8);
+            }
         }
         wgmma_commit();
     }
 
-    // The rotary part: as late as can be, which gives it most time to arrive.
-    template <int kHalf>
-    __device__ __forceinline__ void rope_products(float (&score)[16]) {
-        if constexpr (kRope) {
-            mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_full) + kHalf * 8, k_rope_phase_);
-            if (kHalf == 1) k_rope_phase_ ^= 1;
-            fence_proxy_async();
-            const uint64_t k = wgmma_descriptor(FLASHMLA_SHARED(shared_, k_rope) + kHalf * (kTileBytes / 2), 1024, 0);
-            const uint64_t q = wgmma_descriptor(FLASHMLA_SHARED(shared_, q_tail) + kTileBytes, 1024, 0);
-            wgmma_fence();
-#pragma unroll
-            for (int i = 0; i < 4; ++i) wgmma_m64n32k16_ss<Bf16>(score, q + i * 2, k + i * 2, 1);
-            wgmma_commit();
-        }
-    }
-
-    template <int kHalf>
     __device__ __forceinline__ void wait_products(float (&score)[16]) {
         wgmma_wait<0>();
         pin(score);
-        if (kRope && lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_empty) + kHalf * 8);
     }
 
     // The latent part of a tile. Rows were written by ordinary copies and are read by the matrix units, here and, after P
@@ -273,7 +262,16 @@ class Scores {
     __device__ __forceinline__ void wait_tile() {
         mbarrier_wait(full_at(shared_, ring_.stage, 0), ring_.phase);
         mbarrier_wait(full_at(shared_, ring_.stage, 1), ring_.phase);
-        fence_proxy_async();
+        if (!kRope) fence_proxy_async();
+    }
+
+    template <int kHalf>
+    __device__ __forceinline__ void wait_rope() {
+        if constexpr (kRope) {
+            mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_full) + kHalf * 8, k_rope_phase_);
+            if (kHalf == 1) k_rope_phase_ ^= 1;
+            fence_proxy_async();
+        }
     }
 
     // Which rows of the tile at hand count.
@@ -326,12 +324,12 @@ class Scores {
             const float sink = reinterpret_cast<const float*>(p_.attn_sink)[head * p_.attn_sink_stride];
             total += exp2_approx(sink * kLog2e - reference);
         }
-        store_shared(FLASHMLA_SHARED(shared_, final_scale) + row * 4, empty ? 0.f : 1.f / total);
+        store_shared(FLASHMLA_SHARED(shared_, final_scale) + row * 4, empty ? 0.f : reciprocal_approx(total));
         if (!exists) return;
         if (p_.lse != 0) {
             const float none = p_.lse_empty_pos_inf ? INFINITY : -INFINITY;
             reinterpret_cast<float*>(p_.lse)[token * p_.lse_strides[0] + head * p_.lse_strides[1]] =
-                empty ? none : (reference + log2f(sum)) * kLn2;
+                empty ? none : (reference + log2_approx(sum)) * kLn2;
         }
         if (p_.max_logits != 0) {
             reinterpret_cast<float*>(p_.max_logits)[token * p_.max_logits_strides[0] + head * p_.max_logits_strides[1]] =
