@@ -1146,7 +1146,7 @@ flashmla_status_t flashmla_sparse_prefill_query(const struct flashmla_context_t 
  *
  * Pure host arithmetic: thread-safe, legal during capture. What it gives for some `s_q`, `s_kv` and
  * `topk` suffices for every smaller value of them too, whatever the lengths and indices: an engine asks
- * once, with its maxima. 0 for CPU contexts. Reads sizes and `flags`.
+ * once, with its maxima. 0 in this version. Reads sizes and `flags`.
  */
 flashmla_status_t flashmla_sparse_prefill_workspace_size(const struct flashmla_context_t *context,
                                                          const struct flashmla_sparse_prefill_params_t *params,
@@ -1168,9 +1168,7 @@ flashmla_status_t flashmla_sparse_prefill_workspace_size(const struct flashmla_c
  *
  * `s_q`, `h_q`, `s_kv` and `topk` are at most 2^31 - 1. With `s_q` 0 nothing is read or written.
  *
- * Errors: null or misaligned pointers, wrong sizes or strides, a workspace that is too small;
- * `FLASHMLA_ERROR_UNSUPPORTED` in every GPU context: this version runs sparse prefill on the CPU alone.
- * Nothing is launched and nothing is written then.
+ * Errors: null or misaligned pointers, wrong sizes or strides: nothing is launched and nothing is written.
  */
 flashmla_status_t flashmla_sparse_prefill(const struct flashmla_context_t *context,
                                           const struct flashmla_sparse_prefill_params_t *params,
