@@ -75,9 +75,7 @@ impl GpuDevice {
             overlaps: true,
         };
         // SAFETY: what the kernels take.
-        self.with_context(|| unsafe {
-            self.launch(&launch, Handle(stream as usize), [ptr::from_ref(&params).cast()])
-        })
+        self.with_context(|| unsafe { self.launch(&launch, Handle(stream as usize), [ptr::from_ref(&params).cast()]) })
     }
 }
 

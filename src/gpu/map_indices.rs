@@ -64,8 +64,6 @@ impl GpuDevice {
             overlaps: true,
         };
         // SAFETY: what the kernel takes.
-        self.with_context(|| unsafe {
-            self.launch(&launch, Handle(stream as usize), [ptr::from_ref(&params).cast()])
-        })
+        self.with_context(|| unsafe { self.launch(&launch, Handle(stream as usize), [ptr::from_ref(&params).cast()]) })
     }
 }

@@ -103,13 +103,7 @@ impl GpuDevice {
     }
 
     /// The plan of dense decode over FP8 pages.
-    pub fn dense_fp8_decode_plan(
-        &self,
-        shape: &dense::Shape,
-        lens: &Tensor<1>,
-        plan: u64,
-        stream: u64,
-    ) -> Result<()> {
+    pub fn dense_fp8_decode_plan(&self, shape: &dense::Shape, lens: &Tensor<1>, plan: u64, stream: u64) -> Result<()> {
         if shape.is_empty() {
             return Ok(());
         }
