@@ -10,6 +10,7 @@
 //! its pieces, and with them the bits of its result, do not depend on the batch.
 
 use crate::problem::dense_decode::Shape;
+use crate::problem::sparse_decode;
 
 /// KV tokens of one tile.
 pub const TILE_TOKENS: i64 = 64;
@@ -27,6 +28,37 @@ pub const INVARIANT_MAX_PIECES: i64 = 16;
 /// More partitions than this are never used (the plan kernel keeps their borders in shared memory).
 pub const MAX_PARTITIONS: i64 = 1024;
 
+/// What a plan divides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Work {
+    /// Requests of the plan. Where query tokens attend to tokens of their own choice, each counts as one.
+    pub requests: i64,
+    /// Tiles of the longest request that there can be.
+    pub max_tiles: i64,
+    pub batch_invariant: bool,
+}
+
+impl From<&Shape> for Work {
+    fn from(shape: &Shape) -> Work {
+        Work {
+            requests: if shape.layout.is_fp8() { shape.b * shape.s_q } else { shape.b },
+            max_tiles: ceil_div(shape.max_tokens(), TILE_TOKENS),
+            batch_invariant: shape.batch_invariant,
+        }
+    }
+}
+
+impl From<&sparse_decode::Shape> for Work {
+    fn from(shape: &sparse_decode::Shape) -> Work {
+        Work {
+            requests: shape.units(),
+            // Each list is cut by itself.
+            max_tiles: ceil_div(shape.topk, TILE_TOKENS) + ceil_div(shape.extra_topk(), TILE_TOKENS),
+            batch_invariant: shape.batch_invariant,
+        }
+    }
+}
+
 /// How a problem is laid over the multiprocessors of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
@@ -38,9 +70,18 @@ pub struct Grid {
 
 impl Grid {
     pub fn new(shape: &Shape, multiprocessors: i64) -> Grid {
+        if shape.layout.is_fp8() {
+            return Grid::of_heads(shape.h_q, multiprocessors);
+        }
         let row_blocks = ceil_div(shape.rows(), BLOCK_ROWS).max(1);
         let partitions = (multiprocessors / row_blocks / shape.h_kv).clamp(1, MAX_PARTITIONS);
         Grid { row_blocks, partitions }
+    }
+
+    /// Where each query token is a request of the plan: its rows are its heads.
+    pub fn of_heads(h_q: i64, multiprocessors: i64) -> Grid {
+        let row_blocks = ceil_div(h_q, BLOCK_ROWS).max(1);
+        Grid { row_blocks, partitions: (multiprocessors / row_blocks).clamp(1, MAX_PARTITIONS) }
     }
 }
 
@@ -91,17 +132,23 @@ pub fn invariant_pieces(tiles: i64) -> i64 {
 
 /// Makes the plan for the given lengths.
 pub fn plan(shape: &Shape, partitions: i64, lens: &[i32]) -> Plan {
-    let n = lens.len();
     let tiles: Vec<i64> = lens.iter().map(|l| tiles(shape, *l)).collect();
-    let pieces = |t: i64| if shape.batch_invariant { invariant_pieces(t) } else { 1 };
+    plan_tiles(shape, partitions, &tiles)
+}
+
+/// Makes the plan for requests of so many tiles.
+pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan {
+    let work = work.into();
+    let n = tiles.len();
+    let pieces = |t: i64| if work.batch_invariant { invariant_pieces(t) } else { 1 };
     let piece_tiles = |t: i64| ceil_div(t, pieces(t)).max(1);
     // A request's pieces after rounding up their size; each costs the fixed work once.
-    let count = |t: i64| if shape.batch_invariant { ceil_div(t, piece_tiles(t)).max(1) } else { 1 };
+    let count = |t: i64| if work.batch_invariant { ceil_div(t, piece_tiles(t)).max(1) } else { 1 };
 
     let mut start = Vec::with_capacity(n + 1);
     let mut slot_base = Vec::with_capacity(n);
     let (mut line, mut slots) = (0i64, 0i64);
-    for t in &tiles {
+    for t in tiles {
         start.push(line);
         slot_base.push(slots);
         line += t + REQUEST_COST * count(*t);
@@ -112,7 +159,7 @@ pub fn plan(shape: &Shape, partitions: i64, lens: &[i32]) -> Plan {
     let stretch = ceil_div(line, partitions).max(MIN_STRETCH);
     let mut borders = Vec::with_capacity(partitions as usize + 1);
     for p in 0..=partitions {
-        borders.push(border(shape, &start, &tiles, p * stretch, piece_tiles));
+        borders.push(border(&work, &start, tiles, p * stretch, piece_tiles));
     }
     borders[partitions as usize] = Border { request: n as i32, tile: 0 };
 
@@ -123,11 +170,11 @@ pub fn plan(shape: &Shape, partitions: i64, lens: &[i32]) -> Plan {
             // The last border at or before the first tile, and the last one before the next request.
             let first = borders[..partitions as usize].partition_point(|x| *x <= first_tile) - 1;
             let last = borders[..partitions as usize].partition_point(|x| *x < next) - 1;
-            let invariant = shape.batch_invariant && count(tiles[i]) > 1;
+            let invariant = work.batch_invariant && count(tiles[i]) > 1;
             RequestPlan {
                 first_partition: first as i32,
                 last_partition: last as i32,
-                slot_base: if shape.batch_invariant { slot_base[i] as i32 } else { 0 },
+                slot_base: if work.batch_invariant { slot_base[i] as i32 } else { 0 },
                 piece_tiles: if invariant { piece_tiles(tiles[i]) as i32 } else { 0 },
             }
         })
@@ -136,14 +183,14 @@ pub fn plan(shape: &Shape, partitions: i64, lens: &[i32]) -> Plan {
 }
 
 /// Where position `x` of the line cuts it.
-fn border(shape: &Shape, start: &[i64], tiles: &[i64], x: i64, piece_tiles: impl Fn(i64) -> i64) -> Border {
+fn border(work: &Work, start: &[i64], tiles: &[i64], x: i64, piece_tiles: impl Fn(i64) -> i64) -> Border {
     let n = tiles.len();
     let i = start.partition_point(|s| *s <= x).saturating_sub(1);
     if i >= n {
         return Border { request: n as i32, tile: 0 };
     }
     let (t, off) = (tiles[i], x - start[i]);
-    let tile = if shape.batch_invariant {
+    let tile = if work.batch_invariant {
         // To the nearest border between pieces; each piece is preceded by its fixed work.
         let step = piece_tiles(t) + REQUEST_COST;
         (off + step / 2) / step * piece_tiles(t)
@@ -164,21 +211,21 @@ fn border(shape: &Shape, start: &[i64], tiles: &[i64], x: i64, piece_tiles: impl
     }
 }
 
-/// Slots that plans of up to `b` requests of up to `max_tiles` tiles can need.
-pub fn max_slots(shape: &Shape, partitions: i64) -> i64 {
-    let max_tiles = ceil_div(shape.max_tokens(), TILE_TOKENS);
-    if shape.batch_invariant {
-        let pieces = invariant_pieces(max_tiles);
-        return if pieces > 1 { shape.b * pieces } else { 0 };
+/// Slots that plans of up to `requests` requests of up to `max_tiles` tiles can need.
+pub fn max_slots(work: impl Into<Work>, partitions: i64) -> i64 {
+    let work = work.into();
+    if work.batch_invariant {
+        let pieces = invariant_pieces(work.max_tiles);
+        return if pieces > 1 { work.requests * pieces } else { 0 };
     }
-    if max_tiles < 2 * MIN_PIECE_TILES {
+    if work.max_tiles < 2 * MIN_PIECE_TILES {
         return 0;
     }
-    (partitions - 1) + shape.b.min(partitions - 1)
+    (partitions - 1) + work.requests.min(partitions - 1)
 }
 
 /// The slot of a piece that begins at `tile` in partition `p`, of a split request.
-pub fn slot(shape: &Shape, partitions: i64, request: i32, rec: &RequestPlan, p: i32, tile: i32) -> i32 {
+pub fn slot(work: impl Into<Work>, partitions: i64, request: i32, rec: &RequestPlan, p: i32, tile: i32) -> i32 {
     if rec.piece_tiles > 0 {
         return rec.slot_base + tile / rec.piece_tiles;
     }
@@ -186,7 +233,7 @@ pub fn slot(shape: &Shape, partitions: i64, request: i32, rec: &RequestPlan, p: 
     if tile > 0 {
         // One slot for the piece behind each cut ...
         p - 1
-    } else if shape.b < partitions {
+    } else if work.into().requests < partitions {
         // ... and one for the first piece of each request, or partition where those are fewer.
         cuts + request
     } else {
@@ -196,12 +243,19 @@ pub fn slot(shape: &Shape, partitions: i64, request: i32, rec: &RequestPlan, p: 
 
 /// Every piece of a plan, in the order in which the workers compute them.
 pub fn pieces(shape: &Shape, partitions: i64, plan: &Plan, lens: &[i32]) -> Vec<Piece> {
+    let tiles: Vec<i64> = lens.iter().map(|l| tiles(shape, *l)).collect();
+    pieces_of_tiles(shape, partitions, plan, &tiles)
+}
+
+/// As [`pieces`], for requests of so many tiles.
+pub fn pieces_of_tiles(work: impl Into<Work>, partitions: i64, plan: &Plan, tiles: &[i64]) -> Vec<Piece> {
+    let work = work.into();
     let mut all = Vec::new();
     for p in 0..partitions as usize {
         let (mut at, end) = (plan.borders[p], plan.borders[p + 1]);
         while at < end {
             let rec = &plan.requests[at.request as usize];
-            let total = tiles(shape, lens[at.request as usize]) as i32;
+            let total = tiles[at.request as usize] as i32;
             let mut stop = if at.request == end.request { end.tile } else { total };
             if rec.piece_tiles > 0 {
                 stop = stop.min((at.tile / rec.piece_tiles + 1) * rec.piece_tiles).min(total);
@@ -211,7 +265,7 @@ pub fn pieces(shape: &Shape, partitions: i64, plan: &Plan, lens: &[i32]) -> Vec<
                 partition: p as i32,
                 request: at.request,
                 tiles: (at.tile, stop),
-                slot: if whole { None } else { Some(slot(shape, partitions, at.request, rec, p as i32, at.tile)) },
+                slot: if whole { None } else { Some(slot(work, partitions, at.request, rec, p as i32, at.tile)) },
             });
             at = if stop == total {
                 Border { request: at.request + 1, tile: 0 }

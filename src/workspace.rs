@@ -2,7 +2,7 @@
 //! and by the launches alike.
 
 use crate::problem::dense_decode::{Shape, D_V};
-use crate::schedule::{self, ceil_div, Grid, BLOCK_ROWS};
+use crate::schedule::{self, ceil_div, Grid, Work, BLOCK_ROWS};
 
 /// Regions begin at multiples of this many bytes.
 const ALIGN: u64 = 256;
@@ -22,7 +22,8 @@ impl PlanLayout {
     }
 }
 
-/// The workspace of a split decode, FP32: `out [slots, h_q * s_q rows, 512]`, then `lse [slots, rows]`.
+/// The workspace of a split decode, FP32: `out [slots, rows, 512]`, then `lse [slots, rows]`, the rows being
+/// those of a request of the plan: `s_q * h_q`, or `h_q` where each query token is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SplitLayout {
     pub slots: i64,
@@ -33,8 +34,13 @@ pub struct SplitLayout {
 
 impl SplitLayout {
     pub fn new(shape: &Shape, grid: &Grid) -> SplitLayout {
-        let slots = schedule::max_slots(shape, grid.partitions);
-        let rows = slots as u64 * (shape.s_q * shape.h_q) as u64;
+        let rows = if shape.layout.is_fp8() { shape.h_q } else { shape.s_q * shape.h_q };
+        SplitLayout::of_work(shape, grid, rows)
+    }
+
+    pub fn of_work(work: impl Into<Work>, grid: &Grid, rows: i64) -> SplitLayout {
+        let slots = schedule::max_slots(work, grid.partitions);
+        let rows = slots as u64 * rows as u64;
         let lse = align(rows * D_V as u64 * 4);
         SplitLayout { slots, out: 0, lse, size: align(lse + rows * 4) }
     }
@@ -46,7 +52,7 @@ pub fn plan_size(shape: &Shape, multiprocessors: i64) -> u64 {
         return 0;
     }
     let grid = Grid::new(&Shape { s_q: 1, ..*shape }, multiprocessors);
-    PlanLayout::new(shape.b, grid.partitions).size
+    PlanLayout::new(Work::from(shape).requests, grid.partitions).size
 }
 
 /// Bytes that suffice for every `b`, `s_q` and `max_blocks_per_seq` up to the shape's: fewer query
@@ -54,6 +60,10 @@ pub fn plan_size(shape: &Shape, multiprocessors: i64) -> u64 {
 pub fn workspace_size(shape: &Shape, multiprocessors: i64) -> u64 {
     if shape.is_empty() {
         return 0;
+    }
+    if shape.layout.is_fp8() {
+        // The grid does not depend on s_q, and everything else grows with it.
+        return SplitLayout::new(shape, &Grid::new(shape, multiprocessors)).size;
     }
     let size = |s_q: i64| {
         let shape = Shape { s_q, ..*shape };
@@ -73,6 +83,30 @@ pub fn workspace_size(shape: &Shape, multiprocessors: i64) -> u64 {
         largest = largest.max(size(1));
     }
     largest
+}
+
+/// The same for sparse decode, where every need grows with every size.
+pub mod sparse_decode {
+    use super::{Grid, PlanLayout, SplitLayout};
+    use crate::problem::sparse_decode::Shape;
+
+    pub fn split_layout(shape: &Shape, grid: &Grid) -> SplitLayout {
+        SplitLayout::of_work(shape, grid, shape.h_q)
+    }
+
+    pub fn plan_size(shape: &Shape, multiprocessors: i64) -> u64 {
+        match shape.is_empty() {
+            true => 0,
+            false => PlanLayout::new(shape.units(), Grid::of_heads(shape.h_q, multiprocessors).partitions).size,
+        }
+    }
+
+    pub fn workspace_size(shape: &Shape, multiprocessors: i64) -> u64 {
+        match shape.is_empty() {
+            true => 0,
+            false => split_layout(shape, &Grid::of_heads(shape.h_q, multiprocessors)).size,
+        }
+    }
 }
 
 fn align(x: u64) -> u64 {

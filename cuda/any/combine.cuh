@@ -3,12 +3,15 @@
 // a piece with lse_i = -inf being empty. Pieces are added in the order of their tokens, so the bits of
 // the result depend on the plan alone.
 //
+// A sink takes its part of the weights, and lse does not see it.
+//
 // A warp computes a row of 512 columns: its lanes first fetch 32 pieces' lse at once, then the weights go
 // round and the loads of several pieces are in flight together. Units of work: in a default plan the cuts
 // (a request is combined by the unit of its first cut, the others leave at once), in a batch-invariant
 // plan the requests.
 #pragma once
 #include "common/grid_dependency.cuh"
+#include "common/lengths.cuh"
 #include "common/numeric.cuh"
 #include "common/plan.cuh"
 #include "flashmla_params.h"
@@ -33,9 +36,7 @@ __device__ __forceinline__ Slots find_slots(const CombineParams& p, int unit) {
     if (p.batch_invariant) {
         const RequestPlan plan = requests[unit];
         if (plan.piece_tiles <= 0) return none;
-        const int tokens = reinterpret_cast<const int*>(p.cache_seqlens)[unit * p.cache_seqlens_stride];
-        const int pieces =
-            (tiles_of(clamp_tokens(tokens, p.max_tokens)) + plan.piece_tiles - 1) / plan.piece_tiles;
+        const int pieces = (unit_tiles(p, unit) + plan.piece_tiles - 1) / plan.piece_tiles;
         return {unit, pieces, plan.slot_base, plan.slot_base + 1};
     }
     const int cut = unit + 1;
@@ -94,10 +95,15 @@ __device__ __forceinline__ void combine(const CombineParams& p) {
             }
         }
     }
-    const float scale = sum == 0.f ? 0.f : 1.f / sum;  // NaN stays
+    const Unit place(slots.request, p.tokens);
     const int kv_head = row / p.rows, query = row % p.rows;
-    const int64_t token = query / p.group, head = kv_head * p.group + query % p.group;
-    uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + slots.request * p.out_strides[0] + token * p.out_strides[1] +
+    const int64_t token = place.token + query / p.group, head = kv_head * p.group + query % p.group;
+    // What a sink takes: out * exp(lse) / (exp(lse) + exp(sink)).
+    float weights = sum;
+    if (p.attn_sink != 0)
+        weights += exp2f(reinterpret_cast<const float*>(p.attn_sink)[head * p.attn_sink_stride] * kLog2E - reference);
+    const float scale = sum == 0.f ? 0.f : 1.f / weights;  // NaN stays
+    uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + place.request * p.out_strides[0] + token * p.out_strides[1] +
                    head * p.out_strides[2];
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
@@ -107,7 +113,7 @@ __device__ __forceinline__ void combine(const CombineParams& p) {
     if (lane == 0 && p.lse != 0) {
         float lse = (reference + log2f(sum)) * kLn2;
         if (sum == 0.f) lse = p.lse_empty_pos_inf ? INFINITY : -INFINITY;
-        reinterpret_cast<float*>(p.lse)[slots.request * p.lse_strides[0] + head * p.lse_strides[1] +
+        reinterpret_cast<float*>(p.lse)[place.request * p.lse_strides[0] + head * p.lse_strides[1] +
                                         token * p.lse_strides[2]] = lse;
     }
 }

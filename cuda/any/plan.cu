@@ -5,6 +5,7 @@
 // a stretch begins writes that border, so that no thread looks anything up. Then each request finds the
 // stretches of its first and last tile in the borders.
 #include "common/grid_dependency.cuh"
+#include "common/lengths.cuh"
 #include "common/plan.cuh"
 #include "flashmla_params.h"
 
@@ -31,11 +32,6 @@ __device__ Cut cut(int tiles, bool batch_invariant) {
     const int wanted = min(max((tiles + kInvariantPieceTiles - 1) / kInvariantPieceTiles, 1), kInvariantMaxPieces);
     const int piece_tiles = max((tiles + wanted - 1) / wanted, 1);
     return {max((tiles + piece_tiles - 1) / piece_tiles, 1), piece_tiles};
-}
-
-__device__ int request_tiles(const PlanParams& p, int i) {
-    const int tokens = reinterpret_cast<const int*>(p.cache_seqlens)[i * p.cache_seqlens_stride];
-    return tiles_of(clamp_tokens(tokens, p.max_tokens));
 }
 
 __device__ Extent extent(int tiles, Cut c) {
@@ -110,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
 
     Extent sum = {0, 0};
     for (int i = begin; i < end; ++i) {
-        const int tiles = request_tiles(p, i);
+        const int tiles = unit_tiles(p, i);
         sum = sum + extent(tiles, cut(tiles, invariant));
     }
     Extent total;
@@ -119,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
 
     Extent at = start;
     for (int i = begin; i < end; ++i) {
-        const int tiles = request_tiles(p, i);
+        const int tiles = unit_tiles(p, i);
         const Cut c = cut(tiles, invariant);
         const Extent next = at + extent(tiles, c);
         for (int64_t part = (at.line + stretch - 1) / stretch; part < p.partitions && part * stretch < next.line; ++part)
@@ -137,7 +133,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
         plan.last_partition = last_not_after(borders, p.partitions, {i, INT32_MAX});
         plan.slot_base = plan.piece_tiles = 0;
         if (invariant) {
-            const int tiles = request_tiles(p, i);
+            const int tiles = unit_tiles(p, i);
             const Cut c = cut(tiles, invariant);
             plan.slot_base = slots;
             plan.piece_tiles = c.pieces > 1 ? c.piece_tiles : 0;

@@ -8,6 +8,7 @@ use super::params::{CombineParams, DenseDecodeParams, Divisor, PlanParams};
 use super::tensor_map::{TensorMap, Tiled};
 use super::GpuDevice;
 use crate::problem::dense_decode::{DenseDecode, Dtype, Shape, D_V};
+use crate::problem::layout::Layout;
 use crate::problem::tensor::Tensor;
 use crate::schedule::{ceil_div, Grid, BLOCK_ROWS, TILE_TOKENS};
 use crate::status::Result;
@@ -51,9 +52,9 @@ fn combine_index(shape: &Shape) -> usize {
 /// The kernels of this operation.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
-    plan: Handle,
+    pub(super) plan: Handle,
     decode: [Handle; DECODE.len()],
-    combine: [Handle; COMBINE.len()],
+    pub(super) combine: [Handle; COMBINE.len()],
 }
 
 impl Kernels {
@@ -80,7 +81,10 @@ pub struct Selection {
 impl GpuDevice {
     pub fn dense_decode_kernel(&self, shape: &Shape) -> Result<Selection> {
         let grid = Grid::new(shape, self.multiprocessors());
-        let name = DECODE[decode_index(shape)].to_str().unwrap_or_default();
+        let name = match shape.layout {
+            Layout::Plain => DECODE[decode_index(shape)].to_str().unwrap_or_default(),
+            fp8 => super::sparse_decode::kernel_name(fp8),
+        };
         let thread_blocks = if shape.is_empty() { 0 } else { thread_blocks(shape, &grid) };
         Ok(Selection { name, grid, thread_blocks })
     }
@@ -93,14 +97,16 @@ impl GpuDevice {
         let grid = Grid::new(shape, self.multiprocessors());
         let layout = PlanLayout::new(shape.b, grid.partitions);
         let params = PlanParams {
-            cache_seqlens: lens.addr,
-            cache_seqlens_stride: lens.strides[0],
+            lens: lens.addr,
+            lens_strides: [lens.strides[0], 0],
             borders: plan + layout.borders,
             requests: plan + layout.requests,
             b: shape.b as i32,
             partitions: grid.partitions as i32,
             max_tokens: shape.max_tokens() as i32,
+            tokens: 1,
             batch_invariant: shape.batch_invariant as i32,
+            ..Default::default()
         };
         let launch = Launch {
             kernel: self.dense_decode.plan,
@@ -225,8 +231,8 @@ impl GpuDevice {
         let layout = PlanLayout::new(shape.b, grid.partitions);
         let (lse, lse_strides) = lse(problem);
         let params = CombineParams {
-            cache_seqlens: problem.cache_seqlens.addr,
-            cache_seqlens_stride: problem.cache_seqlens.strides[0],
+            lens: problem.cache_seqlens.addr,
+            lens_strides: [problem.cache_seqlens.strides[0], 0],
             borders: plan + layout.borders,
             requests: plan + layout.requests,
             out: problem.out.addr,
@@ -241,9 +247,11 @@ impl GpuDevice {
             rows: shape.rows() as i32,
             partitions: grid.partitions as i32,
             max_tokens: shape.max_tokens() as i32,
+            tokens: 1,
             batch_invariant: shape.batch_invariant as i32,
             lse_empty_pos_inf: shape.lse_empty_pos_inf as i32,
             slots: split.slots as i32,
+            ..Default::default()
         };
         let launch = Launch {
             kernel: self.dense_decode.combine[combine_index(shape)],

@@ -199,14 +199,16 @@ fn check(launches: &[Launch], e: &Expected) {
     assert_eq!(
         plan.parameter::<PlanParams>(0),
         PlanParams {
-            cache_seqlens: CACHE_SEQLENS,
-            cache_seqlens_stride: 1,
+            lens: CACHE_SEQLENS,
+            lens_strides: [1, 0],
             borders: PLAN,
             requests,
             b,
             partitions: e.partitions,
             max_tokens,
+            tokens: 1,
             batch_invariant: invariant,
+            ..Default::default()
         },
         "{}",
         e.name
@@ -293,8 +295,8 @@ fn check(launches: &[Launch], e: &Expected) {
     assert_eq!(
         combine.parameter::<CombineParams>(0),
         CombineParams {
-            cache_seqlens: CACHE_SEQLENS,
-            cache_seqlens_stride: 1,
+            lens: CACHE_SEQLENS,
+            lens_strides: [1, 0],
             borders: PLAN,
             requests,
             out: OUT,
@@ -309,9 +311,11 @@ fn check(launches: &[Launch], e: &Expected) {
             rows,
             partitions: e.partitions,
             max_tokens,
+            tokens: 1,
             batch_invariant: invariant,
             lse_empty_pos_inf: 0,
             slots: slots as i32,
+            ..Default::default()
         },
         "{}",
         e.name
@@ -379,7 +383,7 @@ fn options_and_strides() {
         problem.plan(&context, 0).unwrap();
         problem.run(&context, 0).unwrap();
         let [plan, decode, combine] = fake.launches()[..] else { panic!("not three launches") };
-        assert_eq!(plan.parameter::<PlanParams>(0).cache_seqlens_stride, 7);
+        assert_eq!(plan.parameter::<PlanParams>(0).lens_strides, [7, 0]);
         assert_eq!(decode.parameter::<TensorMap>(Q_MAP).strides, [2000, 128, 80_000, 200_000]);
         assert_eq!(decode.parameter::<TensorMap>(ROPE_MAP).strides[0], 1200);
         assert_eq!(decode.parameter::<TensorMap>(KV_MAP).strides, [1200, 128, 160_000, 1 << 34]);
@@ -391,7 +395,7 @@ fn options_and_strides() {
         assert_eq!((p.causal, p.lse_empty_pos_inf), (1, 1));
         assert_eq!(p.scale_log2, 0.5 * std::f32::consts::LOG2_E);
         let p: CombineParams = combine.parameter(0);
-        assert_eq!(p.cache_seqlens_stride, 7);
+        assert_eq!(p.lens_strides, [7, 0]);
         assert_eq!(p.out_strides, [512, 1536, 8192]);
         assert_eq!(p.lse_strides, [1, 3, 500]);
         assert_eq!((p.batch_invariant, p.lse_empty_pos_inf), (1, 1));

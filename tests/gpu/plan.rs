@@ -7,6 +7,7 @@ use crate::session::{outcome, Session};
 use flashmla::capi::dense_decode::flashmla_dense_decode_plan;
 use flashmla::capi::types::*;
 use flashmla::problem::dense_decode::{Dtype, Shape};
+use flashmla::problem::layout::Layout;
 use flashmla::schedule::{plan, Grid};
 use flashmla::workspace::PlanLayout;
 use std::ffi::c_void;
@@ -28,6 +29,7 @@ impl Batch {
     fn shape(&self) -> Shape {
         Shape {
             dtype: Dtype::Bf16,
+            layout: Layout::Plain,
             causal: false,
             lse_empty_pos_inf: false,
             batch_invariant: self.invariant,
