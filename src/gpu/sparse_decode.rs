@@ -5,19 +5,20 @@ use super::driver::Handle;
 use super::launch::Launch;
 use super::library::Loader;
 use super::params::{CombineParams, Divisor, PlanParams, SparseDecodeParams};
+use super::tensor_map::{TensorMap, Tiled, TILE_COLUMNS};
 use super::GpuDevice;
-use crate::problem::dense_decode::{self as dense, DenseDecode};
+use crate::problem::dense_decode::{self as dense, DenseDecode, Dtype};
 use crate::problem::layout::Layout;
 use crate::problem::sparse_decode::{Cache, Shape, SparseDecode};
 use crate::problem::tensor::Tensor;
-use crate::schedule::{ceil_div, Grid, Work};
+use crate::schedule::{ceil_div, Grid, Work, BLOCK_ROWS};
 use crate::status::Result;
 use crate::workspace::{self, PlanLayout, SplitLayout};
 use std::ffi::{c_void, CStr};
 use std::ptr;
 
 /// Whether cuda/sm90/sparse_decode is there; until then GPU contexts say that it is not.
-pub const KERNELS_EXIST: bool = false;
+pub const KERNELS_EXIST: bool = true;
 
 /// Threads of a block, as the kernels are compiled.
 const PLAN_THREADS: u32 = 1024;
@@ -150,7 +151,7 @@ impl GpuDevice {
         problem.check_workspace(split.size)?;
         let mut params = common(shape.into(), &grid, &split, plan, problem.workspace);
         sparse_params(problem, &mut params);
-        self.attend_pages(shape.layout, shape.into(), &params, plan, stream)
+        self.attend_pages(shape.layout, shape.into(), &problem.q, &params, plan, stream)
     }
 
     /// Dense decode over FP8 pages: every query token attends to the tokens that the block table names.
@@ -164,13 +165,14 @@ impl GpuDevice {
         problem.check_workspace(split.size)?;
         let mut params = common(shape.into(), &grid, &split, plan, problem.workspace);
         dense_params(problem, &mut params);
-        self.attend_pages(shape.layout, shape.into(), &params, plan, stream)
+        self.attend_pages(shape.layout, shape.into(), &problem.q, &params, plan, stream)
     }
 
     fn attend_pages(
         &self,
         layout: Layout,
         work: Work,
+        q: &Tensor<4>,
         params: &SparseDecodeParams,
         plan: u64,
         stream: u64,
@@ -186,8 +188,12 @@ impl GpuDevice {
         };
         let stream = Handle(stream as usize);
         self.with_context(|| {
+            let columns = q.shape[3];
+            let q = Tiled { name: "q", tensor: q, dtype: Dtype::Bf16, axes: [2, 1, 0], columns: (0, columns) };
+            // A block's heads at once; those past the last one arrive as zeros.
+            let q = TensorMap::encode(self.driver, q, BLOCK_ROWS as u32, (columns / TILE_COLUMNS) as u32)?;
             // SAFETY: what the attention kernels take.
-            unsafe { self.launch(&launch, stream, [address(params)]) }?;
+            unsafe { self.launch(&launch, stream, [address(&q), address(params)]) }?;
             if params.slots == 0 {
                 return Ok(());
             }
