@@ -508,6 +508,9 @@ typedef struct flashmla_kernel_info_t {
  * Zero every member that you do not set (`FLASHMLA_SPARSE_DECODE_PARAMS_INIT`).
  */
 typedef struct flashmla_sparse_decode_params_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * How `kv_cache` stores tokens: `FLASHMLA_LAYOUT_V32` or `FLASHMLA_LAYOUT_V4`.
@@ -631,6 +634,9 @@ typedef struct flashmla_sparse_decode_params_t {
  * Zero every member that you do not set (`FLASHMLA_KV_CACHE_APPEND_PARAMS_INIT`).
  */
 typedef struct flashmla_kv_cache_append_params_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * How the cache stores tokens: `FLASHMLA_LAYOUT_*`.
@@ -688,6 +694,9 @@ typedef struct flashmla_kv_cache_append_params_t {
  * Zero every member that you do not set (`FLASHMLA_KV_CACHE_GATHER_PARAMS_INIT`).
  */
 typedef struct flashmla_kv_cache_gather_params_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * How the cache stores tokens: `FLASHMLA_LAYOUT_*`.
@@ -734,7 +743,8 @@ typedef struct flashmla_kv_cache_gather_params_t {
      */
     struct flashmla_const_tensor_t block_table;
     /**
-     * `[b + 1]` int32, any stride, ascending: request i gets rows `cu_seqlens[i] .. cu_seqlens[i + 1]`.
+     * `[b + 1]` int32, any stride, ascending: request i gets the rows from `cu_seqlens[i]` to before
+     * `cu_seqlens[i + 1]`.
      */
     struct flashmla_const_tensor_t cu_seqlens;
     /**
@@ -753,6 +763,9 @@ typedef struct flashmla_kv_cache_gather_params_t {
  * Zero every member that you do not set (`FLASHMLA_MAP_INDICES_PARAMS_INIT`).
  */
 typedef struct flashmla_map_indices_params_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * Requests.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests of bindings/go: gofmt, go vet, go test with the race detector and without, on the CPU backend and with the
-# fake driver. Ends with the counts.
+# fake driver; and the example's server under the race detector. Ends with the counts.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 if ! go=$(tools/find_go.sh 2>&1); then
@@ -68,11 +68,15 @@ count gofmt formatted
 cd bindings/go || exit 1
 export LD_LIBRARY_PATH=$lib
 count vet "$go" vet ./...
+for program in examples tools/host_cost_go; do
+    count "vet $program" "$go" -C "$root/$program" vet ./...
+done
 count doc "$go" doc -all .
 tests "go test" "$go" test -count=1 -v -skip '^TestFake' ./...
 # The detector is not there for every platform, and may be missing from a distribution's Go.
 if "$go" test -race -run '^$' ./... >"$work/log" 2>&1; then
     tests "go test -race" "$go" test -race -count=1 -v -skip '^TestFake' ./...
+    count "example 05 -race" "$go" -C "$root/examples" run -race ./05_go_server
 else
     tail -n 3 "$work/log"
     echo "go test -race skipped: this Go comes without the race detector"

@@ -61,7 +61,7 @@ func TestNoContext(t *testing.T) {
 	}
 	d := newDecode(1, 3)
 	defer d.free()
-	prefill := flashmla.SparsePrefillParams{}
+	prefill, sparse := flashmla.SparsePrefillParams{}, flashmla.SparseDecodeParams{}
 	for name, ctx := range map[string]*flashmla.Context{"nil": nil, "zero": new(flashmla.Context), "closed": closed} {
 		for op, call := range map[string]func() error{
 			"DeviceInfo":                 func() error { _, err := ctx.DeviceInfo(); return err },
@@ -73,6 +73,14 @@ func TestNoContext(t *testing.T) {
 			"SparsePrefillQuery":         func() error { _, err := ctx.SparsePrefillQuery(&prefill); return err },
 			"SparsePrefillWorkspaceSize": func() error { _, err := ctx.SparsePrefillWorkspaceSize(&prefill); return err },
 			"SparsePrefill":              func() error { return ctx.SparsePrefill(&prefill, 0) },
+			"SparseDecodeQuery":          func() error { _, err := ctx.SparseDecodeQuery(&sparse); return err },
+			"SparseDecodePlanSize":       func() error { _, err := ctx.SparseDecodePlanSize(&sparse); return err },
+			"SparseDecodeWorkspaceSize":  func() error { _, err := ctx.SparseDecodeWorkspaceSize(&sparse); return err },
+			"SparseDecodePlan":           func() error { return ctx.SparseDecodePlan(&sparse, &d.plan, 0) },
+			"SparseDecode":               func() error { return ctx.SparseDecode(&sparse, &d.plan, 0) },
+			"KVCacheAppend":              func() error { return ctx.KVCacheAppend(nil, 0) },
+			"KVCacheGather":              func() error { return ctx.KVCacheGather(nil, 0) },
+			"MapIndices":                 func() error { return ctx.MapIndices(nil, 0) },
 		} {
 			err := call()
 			if !errors.Is(err, flashmla.ErrClosed) {

@@ -29,6 +29,16 @@ var faces = map[string]any{
 	"flashmla_dense_decode_query":          (*flashmla.Context).DenseDecodeQuery,
 	"flashmla_dense_decode_workspace_size": (*flashmla.Context).DenseDecodeWorkspaceSize,
 
+	"flashmla_sparse_decode":                (*flashmla.Context).SparseDecode,
+	"flashmla_sparse_decode_plan":           (*flashmla.Context).SparseDecodePlan,
+	"flashmla_sparse_decode_plan_size":      (*flashmla.Context).SparseDecodePlanSize,
+	"flashmla_sparse_decode_query":          (*flashmla.Context).SparseDecodeQuery,
+	"flashmla_sparse_decode_workspace_size": (*flashmla.Context).SparseDecodeWorkspaceSize,
+
+	"flashmla_kv_cache_append": (*flashmla.Context).KVCacheAppend,
+	"flashmla_kv_cache_gather": (*flashmla.Context).KVCacheGather,
+	"flashmla_map_indices":     (*flashmla.Context).MapIndices,
+
 	"flashmla_sparse_prefill":                (*flashmla.Context).SparsePrefill,
 	"flashmla_sparse_prefill_query":          (*flashmla.Context).SparsePrefillQuery,
 	"flashmla_sparse_prefill_workspace_size": (*flashmla.Context).SparsePrefillWorkspaceSize,

@@ -77,6 +77,8 @@ type DenseDecodeParams struct {
 	Workspace       DevicePtr // 256-byte aligned; 0 where the workspace size is 0
 	WorkspaceSize   uint64    // bytes
 	plan            uintptr   // passed beside
+	KVLayout        Layout    // of KVCache; with pages of FP8 Dtype is BF16, HKV 1, DQK the layout's
+	reserved2       int32
 }
 
 // A Plan is a division of decode work over a GPU: memory for it, and what it was made for. The plan function of an

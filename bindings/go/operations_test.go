@@ -162,6 +162,21 @@ func TestCallsDoNotAllocate(t *testing.T) {
 		"prefill": func() error {
 			return ctx.SparsePrefill(&flashmla.SparsePrefillParams{HQ: 1, DQK: 576}, 0)
 		},
+		"append": func() error {
+			return ctx.KVCacheAppend(&flashmla.KVCacheAppendParams{DQK: 576, PageBlockSize: 64}, 0)
+		},
+		"gather": func() error {
+			return ctx.KVCacheGather(&flashmla.KVCacheGatherParams{DQK: 576, PageBlockSize: 64}, 0)
+		},
+		"map": func() error { return ctx.MapIndices(&flashmla.MapIndicesParams{PageBlockSize: 64}, 0) },
+		"sparse": func() error {
+			var plan flashmla.Plan
+			p := flashmla.SparseDecodeParams{Layout: flashmla.LayoutV4, HQ: 1, DQK: 512, PageBlockSize: 64}
+			if err := ctx.SparseDecodePlan(&p, &plan, 0); err != nil {
+				return err
+			}
+			return ctx.SparseDecode(&p, &plan, 0)
+		},
 	} {
 		var err error
 		if n := testing.AllocsPerRun(100, func() { err = call() }); n != 0 || err != nil {

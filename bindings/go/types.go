@@ -20,6 +20,39 @@ const (
 	FP16 Dtype = C.FLASHMLA_DTYPE_FP16 // IEEE half precision
 )
 
+// A Layout is how a cache stores its tokens.
+type Layout int32
+
+// The layouts. Tensors of FP8 pages are bytes, [NumBlocks, bytes of a page].
+const (
+	// Pages of plain rows, [NumBlocks, PageBlockSize, HKV, DQK].
+	LayoutPlain Layout = C.FLASHMLA_LAYOUT_PLAIN
+	// FP8 with FP32 scales, DQK 576, 656 bytes a token.
+	LayoutV32 Layout = C.FLASHMLA_LAYOUT_V32
+	// FP8 with e8m0 scales, DQK 512, 584 bytes a token; a page holds all data rows, then all scale rows.
+	LayoutV4 Layout = C.FLASHMLA_LAYOUT_V4
+)
+
+// A ScaleRule is how the scale of a group of FP8 elements is chosen.
+type ScaleRule int32
+
+// The rules.
+const (
+	// The least power of two that is not below max / 448.
+	ScalePowerOfTwo ScaleRule = C.FLASHMLA_SCALE_POWER_OF_TWO
+	// max / 448 in float32; LayoutV32 alone can hold it.
+	ScaleExact ScaleRule = C.FLASHMLA_SCALE_EXACT
+)
+
+// An IndexType is the type of a tensor of indices.
+type IndexType int32
+
+// The types.
+const (
+	Int32 IndexType = C.FLASHMLA_INDEX_INT32 // the default
+	Int64 IndexType = C.FLASHMLA_INDEX_INT64
+)
+
 // Flags of an operation, combined by |.
 type Flags uint32
 

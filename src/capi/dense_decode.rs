@@ -79,7 +79,7 @@ pub struct flashmla_dense_decode_params_t {
 // SAFETY: repr(C), plain data.
 unsafe impl Versioned for flashmla_dense_decode_params_t {
     const NAME: &'static str = "flashmla_dense_decode_params_t";
-    const FIRST_SIZE: usize = std::mem::offset_of!(flashmla_dense_decode_params_t, kv_layout);
+    const FIRST_SIZE: usize = 360;
 }
 
 impl flashmla_dense_decode_params_t {
