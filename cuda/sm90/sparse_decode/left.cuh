@@ -54,7 +54,6 @@ class Left {
                     mask();
                     raise_references();
                     weights();
-                    store_p();
                     product(acc);
                 }
             } else if (more) {
@@ -126,7 +125,8 @@ class Left {
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, p_full));
     }
 
-    // P V of the left columns.
+    // P V of the left columns. P goes to the right warpgroup after these products were issued: the next scores wait
+    // for them.
     __device__ __forceinline__ void product(float (&acc)[128]) {
         if (raised_) {
 #pragma unroll
@@ -139,6 +139,8 @@ class Left {
 #pragma unroll
         for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_rv_bf16(acc, packed_[i], v + i * (16 * 128 >> 4), 1);
         wgmma_commit();
+        // Meanwhile.
+        store_p();
         wgmma_wait<0>();
         pin(acc);
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8);
