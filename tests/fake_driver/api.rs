@@ -37,9 +37,9 @@ pub const DECODE_KERNELS: [&str; 4] = [
 ];
 pub const PREFILL_KERNELS: [&str; 2] =
     ["flashmla_sm90_sparse_prefill_rows_576", "flashmla_sm90_sparse_prefill_rows_512"];
-pub const SPARSE_DECODE_KERNELS: [&str; 2] = ["flashmla_sm90_sparse_decode_v32", "flashmla_sm90_sparse_decode_v4"];
+pub const SPARSE_KERNELS: [&str; 2] = ["flashmla_sm90_sparse_decode_v32", "flashmla_sm90_sparse_decode_v4"];
 /// Those that are allowed more shared memory than a kernel has unasked.
-pub const LARGE_KERNELS: usize = DECODE_KERNELS.len() + PREFILL_KERNELS.len() + SPARSE_DECODE_KERNELS.len();
+pub const LARGE_KERNELS: usize = DECODE_KERNELS.len() + PREFILL_KERNELS.len() + SPARSE_KERNELS.len();
 pub const LAYOUTS: [&str; 3] = ["plain", "v32", "v4"];
 pub const KERNELS: usize = 1 + LARGE_KERNELS + 2 + 2 * LAYOUTS.len() + 1;
 /// Fatbins of `use_fake_kernels`.
@@ -59,7 +59,7 @@ pub fn use_fake_kernels() {
         ("plan", image(format!("flashmla_plan {}\n", size_of::<PlanParams>()))),
         ("dense_decode", image(DECODE_KERNELS.iter().map(decode).collect())),
         ("sparse_prefill", image(PREFILL_KERNELS.iter().map(prefill).collect())),
-        ("sparse_decode", image(SPARSE_DECODE_KERNELS.iter().map(sparse_decode).collect())),
+        ("sparse_decode", image(SPARSE_KERNELS.iter().map(sparse_decode).collect())),
         ("combine", image(format!("flashmla_combine_bf16 {combine}\nflashmla_combine_fp16 {combine}\n"))),
         ("kv_cache_append", image(layouts("kv_cache_append", size_of::<KvCacheAppendParams>()))),
         ("kv_cache_gather", image(layouts("kv_cache_gather", size_of::<KvCacheGatherParams>()))),
