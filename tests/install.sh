@@ -63,6 +63,7 @@ if go=$(tools/find_go.sh 2>"$work/log"); then
     sed "s|/opt/flashmla|$work/moved|" tests/quick_start/go.mod >"$work/go_project/go.mod"
     cp tests/quick_start/program.go "$work/go_project/"
     if command -v pkg-config >/dev/null; then
+        [ -f "$(pkg-config --variable=godir flashmla)/go.mod" ] || fail "pkg-config does not know where the Go package is"
         (cd "$work/go_project" && "$go" vet . && "$go" build -o by_pkg_config .)
         LD_LIBRARY_PATH=$work/moved/lib "$work/go_project/by_pkg_config" | grep -x "$lse"
     fi

@@ -13,7 +13,7 @@ type Element interface {
 // HostPtr gives the address of a slice's memory for a [CPU] context, and pins it: until pinner.Unpin it is neither
 // moved nor freed. An empty slice has the address 0.
 func HostPtr[T Element](pinner *runtime.Pinner, slice []T) DevicePtr {
-	if cap(slice) == 0 {
+	if len(slice) == 0 {
 		return 0
 	}
 	data := unsafe.SliceData(slice)

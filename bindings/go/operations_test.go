@@ -114,7 +114,7 @@ func TestHostMemory(t *testing.T) {
 			t.Errorf("%d elements lie at %#x", n, address)
 		}
 	}
-	if flashmla.HostPtr[uint16](&pins, nil) != 0 {
+	if flashmla.HostPtr[uint16](&pins, nil) != 0 || flashmla.HostPtr(&pins, make([]uint16, 0, 8)) != 0 {
 		t.Error("nothing has an address")
 	}
 }

@@ -13,6 +13,10 @@ int main(void) {
     flashmla_plan_t plan = FLASHMLA_PLAN_INIT;
     flashmla_dense_decode_params_t p = FLASHMLA_DENSE_DECODE_PARAMS_INIT;
     flashmla_sparse_prefill_params_t s = FLASHMLA_SPARSE_PREFILL_PARAMS_INIT;
+    flashmla_sparse_decode_params_t d = FLASHMLA_SPARSE_DECODE_PARAMS_INIT;
+    flashmla_kv_cache_append_params_t a = FLASHMLA_KV_CACHE_APPEND_PARAMS_INIT;
+    flashmla_kv_cache_gather_params_t g = FLASHMLA_KV_CACHE_GATHER_PARAMS_INIT;
+    flashmla_map_indices_params_t m = FLASHMLA_MAP_INDICES_PARAMS_INIT;
     flashmla_context_t *context = NULL;
     char message[512];
 
@@ -43,6 +47,21 @@ int main(void) {
     EXPECT(flashmla_sparse_prefill(context, &s, NULL) == FLASHMLA_SUCCESS);
     s.added[1] = -1;
     EXPECT(flashmla_sparse_prefill(context, &s, NULL) == FLASHMLA_ERROR_STRUCT_SIZE);
+
+    d.layout = FLASHMLA_LAYOUT_V4, d.h_q = 16, d.d_qk = 512, d.page_block_size = 64;
+    plan.added[2] = 0, plan.fingerprint = 0, d.plan = &plan;
+    EXPECT(flashmla_sparse_decode_plan(context, &d, NULL) == FLASHMLA_SUCCESS);
+    EXPECT(flashmla_sparse_decode(context, &d, NULL) == FLASHMLA_SUCCESS);
+    d.added[0] = 1;
+    EXPECT(flashmla_sparse_decode(context, &d, NULL) == FLASHMLA_ERROR_STRUCT_SIZE);
+    a.d_qk = g.d_qk = 576, a.page_block_size = g.page_block_size = m.page_block_size = 64;
+    EXPECT(flashmla_kv_cache_append(context, &a, NULL) == FLASHMLA_SUCCESS);
+    EXPECT(flashmla_kv_cache_gather(context, &g, NULL) == FLASHMLA_SUCCESS);
+    EXPECT(flashmla_map_indices(context, &m, NULL) == FLASHMLA_SUCCESS);
+    a.added[3] = g.added[3] = m.added[3] = 1;
+    EXPECT(flashmla_kv_cache_append(context, &a, NULL) == FLASHMLA_ERROR_STRUCT_SIZE);
+    EXPECT(flashmla_kv_cache_gather(context, &g, NULL) == FLASHMLA_ERROR_STRUCT_SIZE);
+    EXPECT(flashmla_map_indices(context, &m, NULL) == FLASHMLA_ERROR_STRUCT_SIZE);
     EXPECT(flashmla_destroy(context) == FLASHMLA_SUCCESS);
     puts("a new program runs");
     return 0;
