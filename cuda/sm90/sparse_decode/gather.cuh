@@ -239,12 +239,14 @@ class Gather {
             store_shared_8(to + lane_ / 16 * kLaneScales, s0, s1);
             exact = is_exact(s0 | s1);
         } else if (lane_ < 16) {
+            // The eighth byte may be anything.
+            const uint32_t first = scales.loaded[0], rest = scales.loaded[1] & 0xffffff;
+            exact = is_exact_e8m0(first, rest);
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                const uint32_t low = scale_e8m0(scales.loaded[0] >> (i * 8) & 0xff);
-                const uint32_t high = i < kLastTiles ? scale_e8m0(scales.loaded[1] >> (i * 8) & 0xff) : 0;
-                exact &= ((low | high) & 0x8000) == 0;
-                store_shared(to + i * kLaneScales, low | high << 16);
+                const uint32_t two = exact ? exact_scales_e8m0(first, rest, i)
+                                           : scale_e8m0(first >> (i * 8) & 0xff) | scale_e8m0(rest >> (i * 8) & 0xff) << 16;
+                store_shared(to + i * kLaneScales, two);
             }
         }
         return __all_sync(~0u, exact);
