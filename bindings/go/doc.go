@@ -40,6 +40,12 @@
 //
 // # Building
 //
+// The package comes with the library, in <prefix>/share/flashmla/go, and fits the header beside it; a program's go.mod
+// names it by
+//
+//	require flashmla v0.1.0
+//	replace flashmla => <prefix>/share/flashmla/go
+//
 // The package asks pkg-config for "flashmla", which finds the installed flashmla.pc (PKG_CONFIG_PATH says where, if not
 // in the usual places). Without pkg-config, build with -tags flashmla_by_hand, with CGO_CFLAGS=-I<prefix>/include and
 // CGO_LDFLAGS=-L<prefix>/lib. At run time the loader looks for libflashmla.so.0 as for any library: in the usual
