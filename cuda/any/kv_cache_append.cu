@@ -2,8 +2,9 @@
 //   scale = max |x| / 448, or the least power of two that is not below it,  code = e4m3(x / scale),
 // where max runs over the group. src/cpu/fp8.rs defines the same numbers.
 //
-// A warp stores a row: two chunks of 8 elements a lane, whose magnitudes it compares as 16-bit integers (NaN
-// above infinity above all numbers), both chunks' maxima in one register on their way through the group's lanes.
+// A warp stores a row, which is on its way before it is known where it goes: two chunks of 8 elements a lane, whose
+// magnitudes are compared as 16-bit integers (NaN above infinity above all numbers), both chunks' maxima in one register
+// on their way through the group's lanes. (Two rows a warp are no faster.)
 #include "common/e4m3.cuh"
 #include "common/grid_dependency.cuh"
 #include "common/latent_page.cuh"
@@ -50,19 +51,27 @@ __device__ __forceinline__ uint2 encode(uint4 x, float scale, bool exact) {
             encode(x.z, scale, factor, exact) | encode(x.w, scale, factor, exact) << 16};
 }
 
+// A row as a warp holds it: chunks `lane`, `lane + 32`, and for the first lanes `lane + 64`.
+struct Row {
+    uint4 x[2], rest;
+};
+
+__device__ __forceinline__ Row load_row(const KvCacheAppendParams& p, int row) {
+    const uint4* from =
+        reinterpret_cast<const uint4*>(reinterpret_cast<const uint16_t*>(p.rows) + row * p.row_stride);
+    const int lane = threadIdx.x % 32;
+    Row r;
+    r.x[0] = __ldcs(from + lane);
+    r.x[1] = __ldcs(from + lane + 32);
+    if (lane + 64 < p.chunks) r.rest = __ldcs(from + lane + 64);
+    return r;
+}
+
 template <class Layout>
-__device__ __forceinline__ void append(const KvCacheAppendParams& p, const uint4* from, uint8_t* page, Place place) {
+__device__ __forceinline__ void store_row(const KvCacheAppendParams& p, const Row& r, uint8_t* page, Place place) {
     constexpr int kLanes = Layout::kGroup / kChunk;  // of a group
     const int lane = threadIdx.x % 32;
-    const uint4 x[2] = {from[lane], from[lane + 32]};
-    // With 512 elements the rotary part is among them.
-    uint4 rope = x[1];
-    int rope_chunk = lane + 32 - Layout::kQuantized / kChunk;
-    if constexpr (Layout::kElements > 64 * kChunk) {
-        rope_chunk = lane;
-        if (lane < (Layout::kElements - 64 * kChunk) / kChunk) rope = from[lane + 64];
-    }
-    const uint32_t m0 = magnitudes(x[0]), m1 = magnitudes(x[1]);
+    const uint32_t m0 = magnitudes(r.x[0]), m1 = magnitudes(r.x[1]);
     // Of each chunk one half: the first chunk's maximum, and the second's.
     uint32_t highest = __vmaxu2(__byte_perm(m0, m1, 0x5410), __byte_perm(m0, m1, 0x7632));
 #pragma unroll
@@ -76,7 +85,7 @@ __device__ __forceinline__ void append(const KvCacheAppendParams& p, const uint4
         const int chunk = i * 32 + lane, group = chunk / kLanes;
         if (chunk >= Layout::kQuantized / kChunk) continue;
         const float scale = scale_of(i == 0 ? highest & 0xffffu : highest >> 16, p.exact_scales);
-        *reinterpret_cast<uint2*>(codes + chunk * kChunk) = encode(x[i], scale, p.exact_scales);
+        *reinterpret_cast<uint2*>(codes + chunk * kChunk) = encode(r.x[i], scale, p.exact_scales);
         if (chunk % kLanes != 0) continue;
         if constexpr (Layout::kGroup == V32::kGroup) {
             reinterpret_cast<float*>(scales)[group] = scale;
@@ -84,10 +93,25 @@ __device__ __forceinline__ void append(const KvCacheAppendParams& p, const uint4
             scales[group] = scale == scale ? uint8_t(__float_as_uint(scale) >> 23) : uint8_t(255);
         }
     }
-    const int rope_chunks = (Layout::kElements - Layout::kQuantized) / kChunk;
-    if (rope_chunk >= 0 && rope_chunk < rope_chunks)
-        reinterpret_cast<uint4*>(Layout::rope(page, p.page_block_size, place.offset))[rope_chunk] = rope;
-    if (Layout::kGroup == V4::kGroup && lane == 0) scales[7] = 0;
+    constexpr int kRopeChunks = (Layout::kElements - Layout::kQuantized) / kChunk;
+    uint4* rope = reinterpret_cast<uint4*>(Layout::rope(page, p.page_block_size, place.offset));
+    if constexpr (Layout::kElements > 64 * kChunk) {
+        if (lane < kRopeChunks) rope[lane] = r.rest;
+    } else {
+        // The last of the chunks that are not quantised.
+        if (lane >= 32 - kRopeChunks) rope[lane - (32 - kRopeChunks)] = r.x[1];
+        if (lane == 0) scales[7] = 0;
+    }
+}
+
+template <>
+__device__ __forceinline__ void store_row<Plain>(const KvCacheAppendParams& p, const Row& r, uint8_t* page,
+                                                 Place place) {
+    uint4* to = reinterpret_cast<uint4*>(page + place.offset * p.token_stride);
+    const int lane = threadIdx.x % 32;
+    to[lane] = r.x[0];
+    to[lane + 32] = r.x[1];
+    if (lane + 64 < p.chunks) to[lane + 64] = r.rest;
 }
 
 template <class Layout>
@@ -96,17 +120,11 @@ __device__ __forceinline__ void run(const KvCacheAppendParams& p) {
     grid_dependency_wait();
     if (row >= p.n) return;
     const int64_t slot = load_slot(p, row);
-    const uint4* from =
-        reinterpret_cast<const uint4*>(reinterpret_cast<const uint16_t*>(p.rows) + row * p.row_stride);
+    const Row values = load_row(p, row);
     if (slot < 0 || slot >= p.slot_limit) return;
     const Place place = place_of(slot, p.page_block_size, p.page_magic, p.page_shift);
     uint8_t* page = reinterpret_cast<uint8_t*>(p.kv_cache) + place.page * p.page_stride;
-    if constexpr (Layout::kQuantized == 0) {
-        uint4* to = reinterpret_cast<uint4*>(page + place.offset * p.token_stride);
-        for (int chunk = threadIdx.x % 32; chunk < p.chunks; chunk += 32) to[chunk] = from[chunk];
-    } else {
-        append<Layout>(p, from, page, place);
-    }
+    store_row<Layout>(p, values, page, place);
 }
 
 }  // namespace

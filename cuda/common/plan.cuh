@@ -8,6 +8,7 @@ constexpr int kTileTokens = 64;
 constexpr int kRequestCost = 4;
 constexpr int kMinPieceTiles = 2;
 constexpr int kMinStretch = 4;
+constexpr int kSplitCost = 4;
 constexpr int kInvariantPieceTiles = 32;
 constexpr int kInvariantMaxPieces = 16;
 constexpr int kMaxPartitions = 1024;

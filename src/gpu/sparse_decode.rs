@@ -11,14 +11,11 @@ use crate::problem::dense_decode::{self as dense, DenseDecode, Dtype};
 use crate::problem::layout::Layout;
 use crate::problem::sparse_decode::{Cache, Shape, SparseDecode};
 use crate::problem::tensor::Tensor;
-use crate::schedule::{ceil_div, Grid, Work, BLOCK_ROWS};
+use crate::schedule::{self, ceil_div, Grid, Work, BLOCK_ROWS};
 use crate::status::Result;
 use crate::workspace::{self, PlanLayout, SplitLayout};
 use std::ffi::{c_void, CStr};
 use std::ptr;
-
-/// Whether cuda/sm90/sparse_decode is there; until then GPU contexts say that it is not.
-pub const KERNELS_EXIST: bool = true;
 
 /// Threads of a block, as the kernels are compiled.
 const PLAN_THREADS: u32 = 1024;
@@ -52,10 +49,8 @@ pub struct Kernels {
 impl Kernels {
     pub(super) fn load(loader: &Loader) -> Result<Kernels> {
         let mut kernels = Kernels { decode: Default::default() };
-        if KERNELS_EXIST {
-            for (kernel, name) in kernels.decode.iter_mut().zip(DECODE) {
-                *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
-            }
+        for (kernel, name) in kernels.decode.iter_mut().zip(DECODE) {
+            *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
         }
         Ok(kernels)
     }
@@ -194,7 +189,7 @@ impl GpuDevice {
             let q = TensorMap::encode(self.driver, q, BLOCK_ROWS as u32, (columns / TILE_COLUMNS) as u32)?;
             // SAFETY: what the attention kernels take.
             unsafe { self.launch(&launch, stream, [address(&q), address(params)]) }?;
-            if params.slots == 0 {
+            if params.slots == 0 || splits_nothing(work, params) {
                 return Ok(());
             }
             let units = if work.batch_invariant { work.requests } else { params.partitions as i64 - 1 };
@@ -213,6 +208,13 @@ impl GpuDevice {
             unsafe { self.launch(&launch, stream, [address(&params)]) }
         })
     }
+}
+
+/// Whether the host knows without the lengths on the device that the plan splits no query token: where there are
+/// none, all have as many tiles.
+fn splits_nothing(work: Work, p: &SparseDecodeParams) -> bool {
+    let known = p.lens == 0 && (p.extra_max_tokens == 0 || p.extra_lens == 0) && p.causal == 0;
+    known && !work.batch_invariant && schedule::uniform_is_whole(work.requests, p.partitions as i64, work.max_tiles)
 }
 
 /// What follows from the plan and the workspace.

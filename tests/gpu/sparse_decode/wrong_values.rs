@@ -99,7 +99,7 @@ fn a_plan_for_other_lengths_does_no_harm() {
         queue.synchronize().unwrap();
         call.results().unwrap_or_else(|e| panic!("{e}: {spec}"));
         // A plan of garbage.
-        for fill in [0x00, 0x7f, 0xff] {
+        for fill in [0x00u8, 0x7f, 0xff] {
             call.plan.write(0, &vec![fill; call.plan.bytes()]).unwrap();
             call.run(queue.raw()).unwrap();
             queue.synchronize().unwrap();
