@@ -963,7 +963,6 @@ flashmla_status_t flashmla_dense_decode_plan(const struct flashmla_context_t *co
  *
  * Errors: null or misaligned pointers, wrong sizes or strides, a workspace that is too small, a
  * plan made for other parameters: nothing is launched and nothing is written.
- * `FLASHMLA_ERROR_UNSUPPORTED` for pages of FP8 in a GPU context: this version reads them on the CPU alone.
  */
 flashmla_status_t flashmla_dense_decode(const struct flashmla_context_t *context,
                                         const struct flashmla_dense_decode_params_t *params,
@@ -1020,9 +1019,12 @@ flashmla_status_t flashmla_sparse_decode_plan(const struct flashmla_context_t *c
  * elements of a token, and `lse = ln(sum(exp(softmax_scale Q K^T)))`.
  *
  * A query that attends to nothing (every index masked, lengths of 0, `topk` 0, no pages) gets `out` 0 and `lse`
- * -inf (+inf under `FLASHMLA_FLAG_LSE_EMPTY_POS_INF`). Scales may be any positive finite number that their
+ * -inf (+inf under `FLASHMLA_FLAG_LSE_EMPTY_POS_INF`). An element of the cache is its e4m3 value times its scale,
+ * rounded to BF16 (exact where the scale is a power of two); scales may be any positive finite number that their
  * type holds. A token whose scale is NaN reads as NaN in that scale's elements, and so become the results
- * of the queries that attend to it, and no others; likewise for e4m3's two codes of NaN (0x7F and 0xFF).
+ * of the queries that attend to it, and no others; likewise a rotary element that is NaN. e4m3's two codes of NaN
+ * (0x7F and 0xFF) read as NaN in a CPU context and as +-480 times the scale in a GPU context: to look for them costs
+ * a tenth of the time. (`flashmla_kv_cache_append` gives what holds a NaN a scale of NaN, too.)
  *
  * Products are of BF16, sums FP32. Runs on `stream` of the context's device (any CUDA context; NULL is the
  * default stream); a CPU context takes NULL and computes before it returns. Does not allocate, synchronise or
@@ -1031,9 +1033,8 @@ flashmla_status_t flashmla_sparse_decode_plan(const struct flashmla_context_t *c
  * (a CPU context too, where making it costs nothing).
  *
  * Errors: null or misaligned pointers, wrong sizes or strides, a layout that does not fit `d_qk`, a second cache
- * without indices or the reverse, a workspace that is too small, a plan made for other parameters;
- * `FLASHMLA_ERROR_UNSUPPORTED` in every GPU context: this version runs sparse decode on the CPU alone.
- * Nothing is launched and nothing is written then.
+ * without indices or the reverse, a workspace that is too small, a plan made for other parameters: nothing is
+ * launched and nothing is written.
  */
 flashmla_status_t flashmla_sparse_decode(const struct flashmla_context_t *context,
                                          const struct flashmla_sparse_decode_params_t *params,

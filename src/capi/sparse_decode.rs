@@ -7,7 +7,7 @@ use crate::boundary::guard;
 use crate::context::{sparse_decode as plans, Backend, Context};
 use crate::cpu;
 use crate::err;
-use crate::gpu::sparse_decode::{Lengths, KERNELS_EXIST};
+use crate::gpu::sparse_decode::Lengths;
 use crate::problem::sparse_decode::{Cache, Raw, RawCache, Shape, SparseDecode};
 use crate::problem::tensor::{check_address, Rules, Tensor};
 use crate::status::Result;
@@ -240,7 +240,8 @@ pub unsafe extern "C" fn flashmla_sparse_decode_plan(
 /// elements of a token, and `lse = ln(sum(exp(softmax_scale Q K^T)))`.
 ///
 /// A query that attends to nothing (every index masked, lengths of 0, `topk` 0, no pages) gets `out` 0 and `lse`
-/// -inf (+inf under `FLASHMLA_FLAG_LSE_EMPTY_POS_INF`). Scales may be any positive finite number that their
+/// -inf (+inf under `FLASHMLA_FLAG_LSE_EMPTY_POS_INF`). An element of the cache is its e4m3 value times its scale,
+/// rounded to BF16 (exact where the scale is a power of two); scales may be any positive finite number that their
 /// type holds. A token whose scale is NaN reads as NaN in that scale's elements, and so become the results
 /// of the queries that attend to it, and no others; likewise a rotary element that is NaN. e4m3's two codes of NaN
 /// (0x7F and 0xFF) read as NaN in a CPU context and as +-480 times the scale in a GPU context: to look for them costs
@@ -253,9 +254,8 @@ pub unsafe extern "C" fn flashmla_sparse_decode_plan(
 /// (a CPU context too, where making it costs nothing).
 ///
 /// Errors: null or misaligned pointers, wrong sizes or strides, a layout that does not fit `d_qk`, a second cache
-/// without indices or the reverse, a workspace that is too small, a plan made for other parameters;
-/// `FLASHMLA_ERROR_UNSUPPORTED` on a GPU that has no kernel for it. Nothing is launched and nothing is written
-/// then.
+/// without indices or the reverse, a workspace that is too small, a plan made for other parameters: nothing is
+/// launched and nothing is written.
 #[no_mangle]
 pub unsafe extern "C" fn flashmla_sparse_decode(
     context: *const flashmla_context_t,
@@ -289,12 +289,6 @@ fn shape(context: &*const flashmla_context_t, params: *const Params) -> Result<(
     // SAFETY: per the contract of every function here.
     let params = unsafe { read_struct("params", params) }?;
     let shape = Shape::check(&params.raw())?;
-    if !KERNELS_EXIST && matches!(context.backend, Backend::Gpu(_)) {
-        return err!(
-            FLASHMLA_ERROR_UNSUPPORTED,
-            "sparse decode has no GPU kernel in this version: the context must be of FLASHMLA_DEVICE_CPU"
-        );
-    }
     Ok((context, params, shape))
 }
 

@@ -51,6 +51,12 @@ fn is_poisoned(token: i64) -> bool {
     token % 8 == 3
 }
 
+/// A product of a code's value and a scale, which double precision holds exactly, as attention takes it: BF16, by way of
+/// FP32.
+fn dequantised(product: f64) -> f64 {
+    half::bf16::from_f32(product as f32).to_f64()
+}
+
 /// What a cache of a case is made by.
 struct Wanted<'a> {
     page: i64,
@@ -262,6 +268,21 @@ impl Cache {
         }
     }
 
+    /// Fills anew what the indices name now.
+    pub fn refill(&mut self, spec: &Spec) {
+        let mut named = vec![false; self.tokens() as usize];
+        for (i, t) in (0..spec.b).flat_map(|i| (0..spec.s_q).map(move |t| (i, t))) {
+            for j in 0..self.counted(i, t) {
+                let token = self.indices[self.indices_place.at([i, t, j])];
+                if let Some(named) = usize::try_from(token).ok().and_then(|token| named.get_mut(token)) {
+                    *named = true;
+                }
+            }
+        }
+        self.bytes.fill(POISON as u8);
+        self.fill_tokens(spec, &mut Random::new(spec.seed), &named);
+    }
+
     /// How many indices of a query token count.
     pub fn counted(&self, i: i64, t: i64) -> i64 {
         match self.lengths.is_empty() {
@@ -275,7 +296,7 @@ impl Cache {
         let named = (0..self.counted(i, t)).map(index).filter(|token| (0..self.tokens()).contains(token));
         let elements = |token: i64| {
             let page = &self.bytes[(token / self.page * self.page_stride) as usize..];
-            latent::token(layout, page, self.page as usize, (token % self.page) as usize)
+            latent::token(layout, page, self.page as usize, (token % self.page) as usize).into_iter().map(dequantised)
         };
         named.flat_map(elements).collect()
     }

@@ -20,6 +20,7 @@ macro_rules! sparse_or_skip {
 
 // The tests, by topic.
 mod accuracy;
+mod dense;
 mod determinism;
 mod golden;
 mod graphs;
@@ -27,5 +28,6 @@ mod plan;
 mod sanitize;
 mod scales;
 mod sizes;
+mod streams;
 mod workspace;
 mod wrong_values;

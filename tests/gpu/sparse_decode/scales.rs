@@ -10,7 +10,8 @@ use crate::latent;
 use crate::memory::Fence;
 use flashmla::problem::layout::Layout;
 
-/// The same codes under scales of either kind: whatever the scales, the error is the same.
+/// Scales of either kind: the error is the same. (That an element is rounded to BF16 is a part of the contract: it is
+/// with other scales than powers of two that this makes a difference.)
 #[test]
 fn odd_scales_cost_no_accuracy() {
     let session = sparse_or_skip!(Any);
