@@ -8,19 +8,21 @@
 //   warps 4-7   output, columns 0 .. 255:   O = O * rescale + P V; and they gather those columns of the rows
 //   warps 8-11  output, columns 256 .. 511: the same of the others
 //
-// The scores warps work on half tiles of 32 rows, each with a buffer of its own, so that the products of one
-// run under the softmax of the other: the matrix units always have work, be it Q K or P V.
+// The scores warps work on half tiles, each with a buffer of its own, so that the softmax of one half is made between
+// the products of the other. P(i) is given away when Q K(i + 1) is nearly done: P V then keeps the matrix units busy
+// where the scores warps have other things to do, and takes them from Q K as little as can be.
 //
-//   scores        | Q K(i, right) under softmax(i, left) | Q K(i + 1, left) under softmax(i, right); P(i) stored |
-//   output        | P(i - 1) V(i - 1), gathers of tile i + 2 ...
+//   scores        | Q K(i + 1, left) with softmax(i, right) | Q K(i + 1, right) with softmax(i + 1, left) | Q K(i + 2, left) ...
+//   output        | ... P(i - 1) V(i - 1)                   | waits                                       | P(i) V(i) ...
 //
-// Shared memory has a ring of three stages of 64 rows x 512 columns. Query after query it carries Q's latent part,
-// and with it what the query is, and then the query's tiles. A half of the output warps is the only reader of
-// its columns that is not done when it is, so that it fills them anew without asking the other half. K's
-// rotary part has a buffer for each half tile, filled when the products with the one before are done.
+// Shared memory has a ring of three stages of 64 rows x 512 columns, whose halves are filled and given back each by
+// itself. Query after query it carries Q's latent part, and with it what the query is, and then the query's tiles.
+// K's rotary part has a buffer for each half tile, filled when the products with the one before are done.
 //
 // The copy engine cannot gather rows into the layout of the matrix units on SM90, so threads do (cp.async): eight
-// lanes copy the 128 bytes that a row has in a column tile.
+// lanes copy the 128 bytes that a row has in a column tile. A half of the output warps is the only reader of its columns
+// that is not done when it is, so that it fills them anew without asking the other half: 32 rows while the products with
+// the other 32 run, and those when they are done.
 #pragma once
 #include "common/matrix.cuh"
 #include <cstdint>
@@ -39,7 +41,10 @@ constexpr int kColumnTiles = kLatent / kColumnTile;
 constexpr int kRegisterTiles = 7;
 constexpr int kTileBytes = kTokens * kColumnTile * 2;
 constexpr int kStageBytes = kColumnTiles * kTileBytes;
-// The two halves of a stage's columns, filled and read by a half of the output warps each.
+// Rows of a half tile lie together in each column tile, eight-row groups after one another.
+constexpr int kHalfBytes = kTileBytes / 2;
+
+// Columns of a side of the output warps.
 constexpr int kTilesPerSide = kColumnTiles / 2;
 constexpr int kSideBytes = kTilesPerSide * kTileBytes;
 

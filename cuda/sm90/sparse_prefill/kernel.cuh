@@ -10,23 +10,21 @@ namespace flashmla::sm90::sparse_prefill {
 
 __device__ __forceinline__ void init_barriers(Shared& s) {
     const auto init = [](uint64_t& barrier, int arrivals) { mbarrier_init(smem_address(&barrier), arrivals); };
-    const int warps = 4;
-    for (int i = 0; i < kStages; ++i) {
-        for (int side = 0; side < 2; ++side) {
-            init(s.stage_full[i][side], kSideArrivals);
-            init(s.stage_empty[i][side], kEmptyArrivals);
-        }
-    }
+    const int scores_warps = 4, output_warps = 8;
     for (int half = 0; half < 2; ++half) {
-        init(s.k_rope_full[half], 64);
-        init(s.k_rope_empty[half], warps);
+        for (int i = 0; i < kStages; ++i) {
+            init(s.stage_full[i][half], kFullArrivals);
+            for (int side = 0; side < 2; ++side) init(s.stage_empty[i][side][half], kEmptyArrivals);
+        }
+        init(s.k_rope_full[half], 128);
+        init(s.k_rope_empty[half], scores_warps);
     }
     init(s.q_tail_full, 1);
-    init(s.q_tail_empty, warps);
-    init(s.p_full, warps);
-    init(s.p_empty, 2 * warps);
-    init(s.final_full, warps);
-    init(s.final_empty, 2 * warps);
+    init(s.q_tail_empty, scores_warps);
+    init(s.p_full, scores_warps);
+    init(s.p_empty, output_warps);
+    init(s.final_full, scores_warps);
+    init(s.final_empty, output_warps);
     fence_mbarrier_init();
 }
 

@@ -15,7 +15,7 @@ class Output {
   public:
     __device__ __forceinline__ Output(const SparsePrefillParams& p, const TensorMap* q, Shared& s)
         : p_(p), q_(q), s_(s), shared_(smem_base(&s)), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32 % 4),
-          current_(s.warp_queries[threadIdx.x / 32 - 4].current), gather_(p, q, s, shared_) {
+          current_(s.walk[threadIdx.x / 32 - 4].current), gather_(p, q, s, shared_) {
         if (lane_ == 0) current_.tiles = 0;
         __syncwarp();
     }
@@ -29,20 +29,23 @@ class Output {
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] = 0.f;
             for (int tiles = current_.tiles; tiles > 0; --tiles) product(acc, tiles == 1);
-            mbarrier_wait(full_at(shared_, ring_.stage, kSide), ring_.phase);
+            mbarrier_wait(full_at(shared_, ring_.stage, 0), ring_.phase);
             const Query next = s_.query[kSide][ring_.stage];
             more = next.tiles >= 0;
             if (more) {
                 __syncwarp();
-                if (lane_ == 0) mbarrier_arrive(empty_at(shared_, ring_.stage, kSide));
+                leave<0>(1);
+                leave<1>(1);
                 load_tail(next);
             }
             if (any) finish(acc);
             if (more) {
-                const bool rope = gather_.issued_tile();
-                const int rope_index = gather_.issued_index();
-                refill();
-                if (kRope && rope) load_rope(rope_index);
+                if (!gather_.done()) {
+                    gather_.advance();
+                    load_rope();
+                    refill<0>();
+                    refill<1>();
+                }
                 ring_.advance();
                 if (lane_ == 0) current_ = next;
                 __syncwarp();
@@ -55,15 +58,6 @@ class Output {
     static constexpr bool kRope = kHeadDim > kLatent;
     static constexpr int kColumns = kLatent / 2;
 
-    static constexpr uint32_t kPPhase = 0, kFinalPhase = 1, kTailPhase = 2, kRopePhase = 3;
-
-    // The phase to wait for, the other one next time.
-    __device__ __forceinline__ uint32_t flip(uint32_t bit) {
-        const uint32_t phase = phases_ >> bit & 1;
-        phases_ ^= 1u << bit;
-        return phase;
-    }
-
     __device__ __forceinline__ int row(int half) const { return warp_ * 16 + half * 8 + lane_ / 4; }
 
     // All stages are empty at first: the first query's Q and two more items.
@@ -72,21 +66,41 @@ class Output {
         for (int stage = 0; stage < kStages; ++stage) {
             if (gather_.done()) return;
             gather_.advance();
-            if (kRope && stage == 2 && gather_.issued_tile()) load_rope(gather_.issued_index());
-            gather_.issue(stage);
+            if (stage > 0) load_rope();
+            if (gather_.is_tile()) {
+                gather_.template issue_rows<0>(stage);
+                gather_.template issue_rows<1>(stage);
+            } else {
+                gather_.issue_query(stage);
+            }
         }
     }
 
-    // The next item into the stage at hand, when its readers are done.
-    __device__ __forceinline__ void refill() {
-        if (gather_.done()) return;
-        gather_.advance();
-        mbarrier_wait(empty_at(shared_, ring_.stage, kSide), ring_.phase);
-        gather_.issue(ring_.stage);
+    // This warp reads a half of the stage no more.
+    template <int kHalf>
+    __device__ __forceinline__ void leave(int arrivals) {
+        if (lane_ == 0) mbarrier_arrive(empty_at(shared_, ring_.stage, kSide, kHalf), arrivals);
     }
 
-    __device__ __forceinline__ void load_rope(int index) {
-        gather_.rope(index, flip(kRopePhase) ^ 1);
+    // A half of the stage at hand is filled with the item to come when its readers are done; with Q when those of both
+    // are.
+    template <int kHalf>
+    __device__ __forceinline__ void refill() {
+        if (kHalf == 0 && !gather_.is_tile()) return;
+        mbarrier_wait(empty_at(shared_, ring_.stage, kSide, kHalf), ring_.phase);
+        if (gather_.is_tile()) {
+            gather_.template issue_rows<kHalf>(ring_.stage);
+        } else {
+            mbarrier_wait(empty_at(shared_, ring_.stage, kSide, 0), ring_.phase);
+            gather_.issue_query(ring_.stage);
+        }
+    }
+
+    // The rotary part of the item before the one to come, when that of the tile before it has been read.
+    __device__ __forceinline__ void load_rope() {
+        if (!kRope || !gather_.last_tile()) return;
+        gather_.rope(rope_phase_ ^ 1);
+        rope_phase_ ^= 1;
     }
 
     // What of Q does not go to registers, when the products of the query before are done.
@@ -107,7 +121,7 @@ class Output {
             if (warp_ != 3) return;
             Ring next = ring_;
             next.advance();
-            mbarrier_wait(full_at(shared_, next.stage, kSide), next.phase);
+            mbarrier_wait(full_at(shared_, next.stage, 0), next.phase);
             const Query query = s_.query[kSide][next.stage];
             if (query.tiles <= 0) return;
             issue_tail(query);
@@ -116,7 +130,8 @@ class Output {
     }
 
     __device__ __forceinline__ void issue_tail(const Query& query) {
-        mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_empty), flip(kTailPhase) ^ 1);
+        mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_empty), tail_phase_ ^ 1);
+        tail_phase_ ^= 1;
         if (elect_one()) {
             const uint32_t to = FLASHMLA_SHARED(shared_, q_tail), full = FLASHMLA_SHARED(shared_, q_tail_full);
             constexpr int kTiles = kHeadDim / kColumnTile - kRegisterTiles;
@@ -128,19 +143,22 @@ class Output {
     }
 
     __device__ __forceinline__ void product(float (&acc)[128], bool last) {
-        const bool ended = gather_.done(), rope = kRope && gather_.issued_tile();
-        const int rope_index = gather_.issued_index();
-        // The scores warps order the ordinary writes of rows before the reads of the matrix units, for who waits for P.
-        mbarrier_wait(full_at(shared_, ring_.stage, kSide), ring_.phase);
+        // Items are issued until one said that there is no further query.
+        const bool more = !gather_.done();
+        if (more) {
+            gather_.advance();
+            // Q K of the next tile has read its rotary part before P of this one comes.
+            load_rope();
+        }
         if (last) load_tail_early();
-        // The products with the left half of the next tile have begun, and its rotary part makes room for that of the
-        // tile after.
-        if (kSide == 0 && rope) load_rope(rope_index);
+        // The rows of the tile are there, and ordered before what the matrix units read: the scores warps waited for them,
+        // and P comes after that.
         uint64_t p = wgmma_descriptor(FLASHMLA_SHARED(shared_, p), 1024, 0);
-        uint64_t v = wgmma_descriptor(side_at(shared_, ring_.stage, kSide), 1024, kTileBytes);
+        uint64_t v = wgmma_descriptor(stage_at(shared_, ring_.stage) + kSide * kSideBytes, 1024, kTileBytes);
         // Computed here, not after the wait.
         asm volatile("" : "+l"(p), "+l"(v));
-        mbarrier_wait(FLASHMLA_SHARED(shared_, p_full), flip(kPPhase));
+        mbarrier_wait(FLASHMLA_SHARED(shared_, p_full), p_phase_);
+        p_phase_ ^= 1;
         if (s_.rescales[warp_]) {
             const float r0 = s_.rescale[row(0)], r1 = s_.rescale[row(1)];
 #pragma unroll
@@ -148,29 +166,29 @@ class Output {
         }
         pin(acc);
         wgmma_fence();
+        constexpr int kSteps = kTokens / 16;
 #pragma unroll
-        for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
+        for (int i = 0; i < kSteps; ++i) {
+            wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
+            if (i == kSteps / 2 - 1) wgmma_commit();
+        }
         wgmma_commit();
-        // The same of the right half.
-        if (kSide == 1 && rope) load_rope(rope_index);
-        if (!ended) gather_.advance();
+        wgmma_wait<1>();
+        leave<0>(2);
+        if (more) refill<0>();
         wgmma_wait<0>();
         pin(acc);
-        if (lane_ == 0) {
-            mbarrier_arrive(FLASHMLA_SHARED(shared_, p_empty));
-            mbarrier_arrive(empty_at(shared_, ring_.stage, kSide), 2);
-        }
+        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, p_empty));
+        leave<1>(2);
         __syncwarp();
-        if (!ended) {
-            mbarrier_wait(empty_at(shared_, ring_.stage, kSide), ring_.phase);
-            gather_.issue(ring_.stage);
-        }
+        if (more) refill<1>();
         ring_.advance();
     }
 
     __device__ __forceinline__ void finish(float (&acc)[128]) {
-        mbarrier_wait(FLASHMLA_SHARED(shared_, final_full), flip(kFinalPhase));
         const Query query = current_;
+        mbarrier_wait(FLASHMLA_SHARED(shared_, final_full), final_phase_);
+        final_phase_ ^= 1;
         const float f0 = s_.final_scale[row(0)], f1 = s_.final_scale[row(1)];
         __syncwarp();
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_empty));
@@ -207,7 +225,7 @@ class Output {
     Gather<kHeadDim, kSide> gather_;
     Ring ring_;
     bool tail_loaded_ = false;
-    uint32_t phases_ = 0;  // of barriers other than the ring's, a bit each
+    uint32_t p_phase_ = 0, final_phase_ = 0, tail_phase_ = 0, rope_phase_ = 0;
 };
 
 }  // namespace flashmla::sm90::sparse_prefill

@@ -61,7 +61,7 @@ class Scores {
     __device__ __forceinline__ void load_q(bool wanted) {
         mbarrier_wait(full_at(shared_, ring_.stage, 1), ring_.phase);
         if (wanted) {
-            const uint32_t stage = side_at(shared_, ring_.stage, 0);
+            const uint32_t stage = stage_at(shared_, ring_.stage);
             const uint32_t matrix = lane_ / 8;
             const uint32_t q_row = threadIdx.x / 32 % 4 * 16 + (matrix & 1) * 8 + lane_ % 8;
 #pragma unroll
@@ -73,8 +73,8 @@ class Scores {
         }
         __syncwarp();
         if (lane_ == 0) {
-            mbarrier_arrive(empty_at(shared_, ring_.stage, 0));
-            mbarrier_arrive(empty_at(shared_, ring_.stage, 1));
+#pragma unroll
+            for (int i = 0; i < 4; ++i) mbarrier_arrive(empty_at(shared_, ring_.stage, i / 2, i % 2));
         }
         ring_.advance();
     }
@@ -82,40 +82,40 @@ class Scores {
     __device__ __forceinline__ void attend(int tiles) {
         mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_full), q_tail_phase_);
         q_tail_phase_ ^= 1;
-        wait_tile();
-        wait_rope<0>();
-        uint64_t seen = this->seen();
+        uint32_t seen_left = wait_rows<0>();
         products<0>(left_, None());
-        wait_products(left_);
+        // Whether there is a P that is stored and not given away.
+        bool stored = false;
         for (;;) {
-            wait_rope<1>();
-            mask(left_, uint32_t(seen));
+            const uint32_t seen_right = wait_rows<1>();
+            wait_products(left_);
+            mask(left_, seen_left);
             Weights left(left_, packed_left_, reference_, p_.scale_log2);
             products<1>(right_, left);
+            if (stored) release_p();
             raised_ = raise(left, rescale_);
             if (!raised_) rescale_[0] = rescale_[1] = 1.f;
-            const uint32_t seen_right = uint32_t(seen >> 32);
             ring_.advance();
             if (--tiles == 0) {
                 wait_products(right_);
                 mask(right_, seen_right);
                 break;
             }
-            wait_tile();
-            wait_rope<0>();
-            seen = this->seen();
+            seen_left = wait_rows<0>();
             wait_products(right_);
             mask(right_, seen_right);
             Weights right(right_, packed_right_, reference_, p_.scale_log2);
             products<0>(left_, right);
-            finish_tile(right);
-            wait_products(left_);
+            store_tile(right);
+            stored = true;
         }
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, q_tail_empty));
         Weights right(right_, packed_right_, reference_, p_.scale_log2);
 #pragma unroll
         for (int i = 0; i < Weights::kSteps; ++i) right.step(i);
-        finish_tile(right);
+        store_tile(right);
+        fence_proxy_async();
+        release_p();
     }
 
     // The weights of a half tile: steps without branches, to be put between products, since a warp does not get past
@@ -160,8 +160,9 @@ class Scores {
         __device__ __forceinline__ void step(int) {}
     };
 
-    // The rest of a tile, whose halves have their weights, the right one by references that may be too low.
-    __device__ __forceinline__ void finish_tile(Weights& right) {
+    // The rest of a tile, whose halves have their weights, the right one by references that may be too low. P is stored,
+    // for the next fence to order before what the matrix units read.
+    __device__ __forceinline__ void store_tile(Weights& right) {
         float factor[2];
         if (raise(right, factor)) {
             raised_ = true;
@@ -185,7 +186,9 @@ class Scores {
             store_shared(rescale_at_ + 8 * 4, rescale_[1]);
         }
         if (lane_ == 0) store_shared(FLASHMLA_SHARED(shared_, rescales) + threadIdx.x / 32 % 4 * 4, uint32_t(raised_));
-        fence_proxy_async();
+    }
+
+    __device__ __forceinline__ void release_p() {
         __syncwarp();
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, p_full));
     }
@@ -220,13 +223,13 @@ class Scores {
     // Starts S of a half tile, and takes the steps of other work on the way.
     template <int kHalf, class Work>
     __device__ __forceinline__ void products(float (&score)[16], Work&& work) {
-        const uint64_t k = wgmma_descriptor(side_at(shared_, ring_.stage, 0) + kHalf * (kTileBytes / 2), 1024, 0);
+        const uint64_t k = wgmma_descriptor(stage_at(shared_, ring_.stage) + kHalf * kHalfBytes, 1024, 0);
         const uint64_t tail = wgmma_descriptor(FLASHMLA_SHARED(shared_, q_tail), 1024, 0);
         pin(score);
         wgmma_fence();
         if constexpr (kRope) {
             // First, so that their operand is done with early and its buffer filled anew in time.
-            const uint64_t k_rope = wgmma_descriptor(FLASHMLA_SHARED(shared_, k_rope) + kHalf * (kTileBytes / 2), 1024, 0);
+            const uint64_t k_rope = wgmma_descriptor(FLASHMLA_SHARED(shared_, k_rope) + kHalf * kHalfBytes, 1024, 0);
 #pragma unroll
             for (int i = 0; i < 4; ++i)
                 wgmma_m64n32k16_ss<Bf16>(score, tail + (kTileBytes >> 4) + i * 2, k_rope + i * 2, i > 0);
@@ -257,31 +260,17 @@ class Scores {
         pin(score);
     }
 
-    // The latent part of a tile. Rows were written by ordinary copies and are read by the matrix units, here and, after P
-    // has come from here, in the output warps.
-    __device__ __forceinline__ void wait_tile() {
-        mbarrier_wait(full_at(shared_, ring_.stage, 0), ring_.phase);
-        mbarrier_wait(full_at(shared_, ring_.stage, 1), ring_.phase);
-        if (!kRope) fence_proxy_async();
-    }
-
+    // Waits for the rows of a half of the tile at hand, and tells which of them count. Rows are written by ordinary copies
+    // and read by the matrix units: here and, after P has come from here, in the output warps.
     template <int kHalf>
-    __device__ __forceinline__ void wait_rope() {
+    __device__ __forceinline__ uint32_t wait_rows() {
+        mbarrier_wait(full_at(shared_, ring_.stage, kHalf), ring_.phase);
         if constexpr (kRope) {
             mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_full) + kHalf * 8, k_rope_phase_);
             if (kHalf == 1) k_rope_phase_ ^= 1;
-            fence_proxy_async();
         }
-    }
-
-    // Which rows of the tile at hand count.
-    __device__ __forceinline__ uint64_t seen() {
-        uint64_t rows;
-        asm volatile("ld.shared.u64 %0, [%1];"
-                     : "=l"(rows)
-                     : "r"(FLASHMLA_SHARED(shared_, seen) + ring_.stage * 8)
-                     : "memory");
-        return rows;
+        fence_proxy_async();
+        return s_.seen[ring_.stage][kHalf];
     }
 
     __device__ __forceinline__ void mask(float (&score)[16], uint32_t rows) {
