@@ -47,7 +47,7 @@ pub const FATBINS: usize = 4;
 pub fn use_fake_kernels() {
     let image = |lines: String| -> &'static [u8] { (lines + "\0").into_bytes().leak() };
     let decode = |name: &&str| format!("{name} 128 128 128 {}\n", size_of::<DenseDecodeParams>());
-    let prefill = |name: &&str| format!("{name} 128 {}\n", size_of::<SparsePrefillParams>());
+    let prefill = |name: &&str| format!("{name} 128 128 {}\n", size_of::<SparsePrefillParams>());
     let combine = size_of::<CombineParams>();
     let table = [
         ("plan", image(format!("flashmla_plan {}\n", size_of::<PlanParams>()))),

@@ -29,13 +29,14 @@ __device__ __forceinline__ void init_barriers(Shared& s) {
 }
 
 template <int kHeadDim>
-__device__ __forceinline__ void run(const TensorMap* q, const SparsePrefillParams& p) {
+__device__ __forceinline__ void run(const Maps& maps, const SparsePrefillParams& p) {
     extern __shared__ __align__(1024) uint8_t dynamic[];
     Shared& s = *reinterpret_cast<Shared*>(dynamic);
     if (threadIdx.x == 0) {
         // The swizzle counts from here. There is no static shared memory that could push it.
         if (smem_address(dynamic) % 1024 != 0) __trap();
-        prefetch_tensor_map(q);
+        prefetch_tensor_map(maps.q);
+        prefetch_tensor_map(maps.out);
         init_barriers(s);
     }
     __syncthreads();
@@ -48,9 +49,9 @@ __device__ __forceinline__ void run(const TensorMap* q, const SparsePrefillParam
     } else {
         register_pool_release<kOutputRegisters>();
         if (role == 1) {
-            Output<kHeadDim, 0>(p, q, s).run();
+            Output<kHeadDim, 0>(p, maps, s).run();
         } else {
-            Output<kHeadDim, 1>(p, q, s).run();
+            Output<kHeadDim, 1>(p, maps, s).run();
         }
     }
 }
@@ -60,7 +61,7 @@ __device__ __forceinline__ void run(const TensorMap* q, const SparsePrefillParam
 // One instantiation a file: each compiles in seconds, and in parallel.
 #define FLASHMLA_SPARSE_PREFILL(name, head_dim)                                                                  \
     extern "C" __global__ void __launch_bounds__(flashmla::sm90::sparse_prefill::kThreads, 1)                    \
-        name(const __grid_constant__ flashmla::TensorMap q,                                                      \
+        name(const __grid_constant__ flashmla::TensorMap q, const __grid_constant__ flashmla::TensorMap out,     \
              const __grid_constant__ flashmla::SparsePrefillParams params) {                                     \
-        flashmla::sm90::sparse_prefill::run<head_dim>(&q, params);                                               \
+        flashmla::sm90::sparse_prefill::run<head_dim>({&q, &out}, params);                                        \
     }

@@ -1,21 +1,27 @@
 // The output warps: O = O * rescale + P V for one half of the columns, and the store of O. Around the products
 // they fill the ring (gather.cuh).
 #pragma once
-#include "common/global.cuh"
+#include "common/matrix.cuh"
 #include "common/mbarrier.cuh"
+#include "common/named_barrier.cuh"
 #include "common/wgmma.cuh"
 #include "sm90/sparse_prefill/gather.cuh"
 #include "sm90/sparse_prefill/work.cuh"
 
 namespace flashmla::sm90::sparse_prefill {
 
+// Q and O as (column of a tile, head, column tile, token), a box being one column tile of 64 and 16 heads.
+struct Maps {
+    const TensorMap *q, *out;
+};
+
 // `kSide` 0: columns 0 .. 255, 1: the others.
 template <int kHeadDim, int kSide>
 class Output {
   public:
-    __device__ __forceinline__ Output(const SparsePrefillParams& p, const TensorMap* q, Shared& s)
-        : p_(p), q_(q), s_(s), shared_(smem_base(&s)), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32 % 4),
-          current_(s.walk[threadIdx.x / 32 - 4].current), gather_(p, q, s, shared_) {
+    __device__ __forceinline__ Output(const SparsePrefillParams& p, const Maps& maps, Shared& s)
+        : maps_(maps), s_(s), shared_(smem_base(&s)), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32 % 4),
+          current_(s.walk[threadIdx.x / 32 - 4].current), gather_(p, maps.q, s, shared_) {
         if (lane_ == 0) current_.tiles = 0;
         __syncwarp();
     }
@@ -32,16 +38,15 @@ class Output {
             mbarrier_wait(full_at(shared_, ring_.stage, 0), ring_.phase);
             const Query next = s_.query[kSide][ring_.stage];
             more = next.tiles >= 0;
-            if (more) {
-                __syncwarp();
-                leave<0>(1);
-                leave<1>(1);
-                load_tail(next);
-            }
+            __syncwarp();
+            leave<0>(1);
+            leave<1>(1);
+            if (more) load_tail(next);
+            const bool issue = more && !gather_.done();
+            if (issue) gather_.advance();
             if (any) finish(acc);
             if (more) {
-                if (!gather_.done()) {
-                    gather_.advance();
+                if (issue) {
                     load_rope();
                     refill<0>();
                     refill<1>();
@@ -137,7 +142,7 @@ class Output {
             constexpr int kTiles = kHeadDim / kColumnTile - kRegisterTiles;
             mbarrier_arrive_expect_tx(full, kTiles * kTileBytes);
 #pragma unroll 1
-            for (int c = 0; c < kTiles; ++c) copy_q(q_, query, kRegisterTiles + c, to + c * kTileBytes, full);
+            for (int c = 0; c < kTiles; ++c) copy_q(maps_.q, query, kRegisterTiles + c, to + c * kTileBytes, full);
         }
         __syncwarp();
     }
@@ -185,39 +190,40 @@ class Output {
         ring_.advance();
     }
 
+    // O passes through the stage through which the next query's Q passed, in the columns of this side; the item after
+    // that fills it when it has been read.
     __device__ __forceinline__ void finish(float (&acc)[128]) {
-        const Query query = current_;
         mbarrier_wait(FLASHMLA_SHARED(shared_, final_full), final_phase_);
         final_phase_ ^= 1;
         const float f0 = s_.final_scale[row(0)], f1 = s_.final_scale[row(1)];
         __syncwarp();
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_empty));
-        store_row<0>(acc, query, f0);
-        store_row<1>(acc, query, f1);
-    }
-
-    // The four threads of a row exchange their pairs of columns, so that each stores 16 bytes.
-    template <int kHalfRow>
-    __device__ __forceinline__ void store_row(float (&acc)[128], const Query& query, float scale) {
-        const int head = query.head + row(kHalfRow);
-        uint16_t* out = reinterpret_cast<uint16_t*>(p_.out) + query.token * p_.out_strides[0] +
-                        head * p_.out_strides[1] + kSide * kColumns + lane_ % 4 * 8;
+        mbarrier_wait(empty_at(shared_, ring_.stage, kSide, 0), ring_.phase);
+        mbarrier_wait(empty_at(shared_, ring_.stage, kSide, 1), ring_.phase);
+        const uint32_t to = stage_at(shared_, ring_.stage) + kSide * kSideBytes + warp_ * (16 * 128);
+        const uint32_t matrix = lane_ / 8, at = to + swizzle_128b((matrix & 1) * 8 + lane_ % 8, matrix >> 1);
 #pragma unroll
-        for (int j = 0; j < kColumns / 8; j += 4) {
-            uint32_t x[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const int at = (j + i) * 4 + kHalfRow * 2;
-                x[i] = Bf16::pack(acc[at] * scale, acc[at + 1] * scale);
-            }
-            transpose_4x4(x, lane_);
-            // Nobody reads it soon; L2 should rather keep rows of KV.
-            store_streaming_16(out + j * 8, x, head < p_.h_q);
+        for (int j = 0; j < kColumns / 8; j += 2) {
+            const float* d = acc + j * 4;
+            stmatrix_x4((at + j / 8 * kTileBytes) ^ (j % 8 * 16), Bf16::pack(d[0] * f0, d[1] * f0),
+                        Bf16::pack(d[2] * f1, d[3] * f1), Bf16::pack(d[4] * f0, d[5] * f0), Bf16::pack(d[6] * f1, d[7] * f1));
         }
+        fence_proxy_async();
+        __syncwarp();
+        if (elect_one()) {
+            const int head = current_.head + warp_ * 16, token = current_.token;
+#pragma unroll 1
+            for (int c = 0; c < kTilesPerSide; ++c)
+                // Nobody reads it soon; L2 should rather keep rows of KV.
+                tma_store_5d(maps_.out, to + c * kTileBytes, 0, head, kSide * kTilesPerSide + c, token, 0, kEvictFirst);
+            tma_store_commit();
+            tma_store_wait_read();
+        }
+        // What the warps of this side fill next is not what they stored.
+        named_barrier_sync(1 + kSide, 128);
     }
 
-    const SparsePrefillParams& p_;
-    const TensorMap* q_;
+    const Maps maps_;
     Shared& s_;
     const uint32_t shared_;
     const int lane_, warp_;

@@ -29,16 +29,16 @@ class Scores {
     }
 
     __device__ __forceinline__ void run() {
-        for (;;) {
-            mbarrier_wait(full_at(shared_, ring_.stage, 0), ring_.phase);
-            const Query query = s_.query[0][ring_.stage];
-            if (query.tiles < 0) break;
-            load_q(query.tiles > 0);
+        Query query = next_query();
+        while (query.tiles >= 0) {
             reference_[0] = reference_[1] = kNoReference;
             sum_[0] = sum_[1] = 0.f;
             top_[0] = top_[1] = -INFINITY;
             if (query.tiles > 0) attend(query.tiles);
+            // Q of the next query first: the stage through which it comes is where the output passes.
+            const Query next = next_query();
             finish(query);
+            query = next;
         }
     }
 
@@ -57,12 +57,13 @@ class Scores {
         return value;
     }
 
-    // Q's latent part passes through a stage of the ring into registers.
-    __device__ __forceinline__ void load_q(bool wanted) {
+    // What comes next, and if it has tiles, its Q: the latent part passes through a stage of the ring into registers.
+    __device__ __forceinline__ Query next_query() {
+        mbarrier_wait(full_at(shared_, ring_.stage, 0), ring_.phase);
         mbarrier_wait(full_at(shared_, ring_.stage, 1), ring_.phase);
-        if (wanted) {
-            const uint32_t stage = stage_at(shared_, ring_.stage);
-            const uint32_t matrix = lane_ / 8;
+        const Query query = s_.query[0][ring_.stage];
+        if (query.tiles > 0) {
+            const uint32_t stage = stage_at(shared_, ring_.stage), matrix = lane_ / 8;
             const uint32_t q_row = threadIdx.x / 32 % 4 * 16 + (matrix & 1) * 8 + lane_ % 8;
 #pragma unroll
             for (int c = 0; c < kRegisterTiles; ++c) {
@@ -72,11 +73,10 @@ class Scores {
             }
         }
         __syncwarp();
-        if (lane_ == 0) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) mbarrier_arrive(empty_at(shared_, ring_.stage, i / 2, i % 2));
-        }
+        if (lane_ < 4) mbarrier_arrive(empty_at(shared_, ring_.stage, lane_ / 2, lane_ % 2));
+        __syncwarp();
         ring_.advance();
+        return query;
     }
 
     __device__ __forceinline__ void attend(int tiles) {
@@ -127,6 +127,12 @@ class Scores {
                                            float scale_log2)
             : score_(score), packed_(packed), offset_{-reference[0], -reference[1]}, scale_log2_(scale_log2) {}
 
+        // The steps cannot begin before `ready` is known. It is true.
+        __device__ __forceinline__ void begin(bool ready) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h) offset_[h] = ready ? offset_[h] : 0.f;
+        }
+
         __device__ __forceinline__ void step(int i) {
             const int h = i / 2 % 2;
             top[h] = fmaxf(top[h], score_[i]);
@@ -157,6 +163,7 @@ class Scores {
 
     struct None {
         static constexpr int kSteps = 0;
+        __device__ __forceinline__ void begin(bool) {}
         __device__ __forceinline__ void step(int) {}
     };
 
@@ -244,13 +251,18 @@ class Scores {
             } else {
                 wgmma_m64n32k16_ss<Bf16>(score, tail + i * 2, b, 1);
             }
-            constexpr int kFirst = 4, kRopeDone = 12;
-            if (step >= kFirst && step < kFirst + std::decay_t<Work>::kSteps) work.step(step - kFirst);
-            if (kRope && step == kRopeDone) {
-                // Only the rotary part is committed so far. A warp does not get here much before it is done.
+            constexpr int kFirst = 11;
+            if (!kRope && step == 3) wgmma_commit();
+            if (step == kFirst) {
+                // The first products alone are committed so far, the rotary part if there is one. A warp does not get here
+                // much before they are done.
                 wgmma_wait<0>();
-                if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_empty) + kHalf * 8);
+                if (kRope && lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_empty) + kHalf * 8);
+                // Left to itself the compiler puts all other work before the first products, and these wait for it. It
+                // cannot know what this says.
+                work.begin(mbarrier_test(full_at(shared_, ring_.stage, kHalf), ring_.phase));
             }
+            if (step > kFirst && step <= kFirst + std::decay_t<Work>::kSteps) work.step(step - kFirst - 1);
         }
         wgmma_commit();
     }
