@@ -1,7 +1,7 @@
 // Filling the ring: what a side of the output warps does for its columns.
 //
-// Item after item: Q of a query, then its tiles. Warp w copies rows 8w .. 8w + 7 of each half tile; lanes 0-7 know the
-// indices of those of the left half and lanes 8-15 of the right one, fetched one item ahead.
+// Item after item: Q of a query, then its tiles. Warp w copies rows 16w .. 16w + 15 of a tile; lane l knows the
+// index of row l % 16 of these, fetched one item ahead.
 #pragma once
 #include "common/async_copy.cuh"
 #include "common/tma.cuh"
@@ -23,7 +23,7 @@ class Gather {
         const uint32_t warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
         // Through a shuffle, lest ptxas (13.0) make the sum part of an address: a copy with a cache hint and two uniform
         // registers is an instruction that the hardware does not know.
-        to_ = __shfl_sync(~0u, shared + swizzle_128b(warp * 8 + lane / 8, lane % 8), lane);
+        to_ = __shfl_sync(~0u, shared + swizzle_128b(warp * 16 + lane / 8, lane % 8), lane);
         set_next(blockIdx.x / p.head_blocks, blockIdx.x % p.head_blocks);
     }
 
@@ -41,61 +41,30 @@ class Gather {
             return;
         }
         ++tile_;
-        const int lane = threadIdx.x % 16;
-        const int at = tile_ * kTokens + lane / 8 * kHalfTokens + threadIdx.x / 32 % 4 * 8 + lane % 8;
+        const int at = tile_ * kTokens + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 16;
         index_ = -1;
         if (at < walk_.length)
             index_ = reinterpret_cast<const int*>(p_.indices)[walk_.token * p_.indices_stride + at];
     }
 
-    // A half of the tile at hand, into a stage of which nobody reads that half any more.
-    template <int kHalf>
-    __device__ __forceinline__ void issue_rows(int stage) {
-        const uint32_t full = full_at(shared_, stage, kHalf);
-        copy_rows<kTilesPerSide>(FLASHMLA_SHARED(to_, stage) + stage * kStageBytes + kSide * kSideBytes + kHalf * kHalfBytes,
-                                 index_, kHalf, kSide * kTilesPerSide);
-        cp_async_mbarrier_arrive(full);
-        if constexpr (kSide == 0) {
-            const uint32_t seen = __ballot_sync(~0u, uint32_t(index_) < uint32_t(p_.s_kv));
-            if (threadIdx.x % 32 == 0) {
-                const uint32_t at = FLASHMLA_SHARED(shared_, seen) + stage * 8 + kHalf * 4 + threadIdx.x / 32 % 4;
-                asm volatile("st.shared.u8 [%0], %1;" ::"r"(at), "r"(seen >> kHalf * 8) : "memory");
-                mbarrier_arrive(full);
-            }
+    // The item at hand, into a stage that nobody reads any more.
+    __device__ __forceinline__ void issue(int stage) {
+        if (tile_ >= 0) {
+            issue_rows(stage);
+        } else {
+            issue_query(stage);
         }
         __syncwarp();
     }
 
-    // The rotary part of the rows of half `kSide` of the tile before the one at hand, if that is one.
+    // The rotary part of this warp's rows of the tile before the one at hand, if that is one. A warp of either side copies it.
     __device__ __forceinline__ void rope(uint32_t phase) {
-        mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_empty) + kSide * 8, phase);
-        copy_rows<1>(FLASHMLA_SHARED(to_, k_rope) + kSide * kHalfBytes, last_index_, kSide, kColumnTiles);
-        cp_async_mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_full) + kSide * 8);
+        if (threadIdx.x / 64 % 2 != kSide) return;
+        mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_empty), phase);
+        copy_rows<1>(FLASHMLA_SHARED(to_, k_rope), last_index_, kColumnTiles);
+        cp_async_mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_full));
     }
     __device__ __forceinline__ bool last_tile() const { return last_tile_; }
-
-    // Q of the query at hand, or that there is none, into a stage that nobody reads any more.
-    __device__ __forceinline__ void issue_query(int stage) {
-        const uint32_t full = full_at(shared_, stage, 0);
-        const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-        if (lane == 0 && warp == 0) {
-            const uint32_t at = FLASHMLA_SHARED(shared_, query) + (kSide * kStages + stage) * uint32_t(sizeof(Query));
-            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(walk_.token), "r"(walk_.head),
-                         "r"(tiles_), "r"(0)
-                         : "memory");
-        }
-        if (lane == 0 && warp == 0 && tiles_ > 0) {
-            load_q(stage, full);
-        } else {
-            mbarrier_arrive(full);
-        }
-        mbarrier_arrive(full + 8);
-        if (kSide == 0 && lane == 0) {
-            mbarrier_arrive(full);
-            mbarrier_arrive(full + 8);
-        }
-        __syncwarp();
-    }
 
   private:
     // Row 4j + lane / 8 of the warp's: its index is known to another lane.
@@ -110,15 +79,48 @@ class Gather {
         }
     };
 
-    // Copies `kTiles` column tiles of this warp's eight rows of a half tile, from column tile `first` of a row on.
+    __device__ __forceinline__ void issue_rows(int stage) {
+        const uint32_t full = full_at(shared_, stage);
+        copy_rows<kTilesPerSide>(stage_at(to_, stage) + kSide * kSideBytes, index_, kSide * kTilesPerSide);
+        cp_async_mbarrier_arrive(full);
+        if constexpr (kSide == 0) {
+            const uint32_t seen = __ballot_sync(~0u, uint32_t(index_) < uint32_t(p_.s_kv));
+            if (threadIdx.x % 32 == 0) {
+                const uint32_t at = FLASHMLA_SHARED(shared_, seen) + stage * 8 + threadIdx.x / 32 % 4 * 2;
+                asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"(uint16_t(seen)) : "memory");
+                mbarrier_arrive(full);
+            }
+        }
+    }
+
+    // Q of a query, or that there is none.
+    __device__ __forceinline__ void issue_query(int stage) {
+        const uint32_t full = full_at(shared_, stage);
+        const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+        if (kSide == 0 && lane == 0) mbarrier_arrive(full);
+        if (lane == 0 && warp == 0) {
+            const uint32_t at = FLASHMLA_SHARED(shared_, query) + (kSide * kStages + stage) * uint32_t(sizeof(Query));
+            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(walk_.token), "r"(walk_.head),
+                         "r"(tiles_), "r"(0)
+                         : "memory");
+            if (tiles_ > 0) {
+                load_q(stage, full);
+                return;
+            }
+        }
+        mbarrier_arrive(full);
+    }
+
+    // Copies `kTiles` column tiles of this warp's rows, from column tile `first` of a row on.
     template <int kTiles>
-    __device__ __forceinline__ void copy_rows(uint32_t to, int indices, int half, int first) {
+    __device__ __forceinline__ void copy_rows(uint32_t to, int indices, int first) {
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const Row row(p_, indices, half * 2 + j);
+        for (int j = 0; j < 4; ++j) {
+            const Row row(p_, indices, j);
+            const uint32_t at = (j % 2 ? (to + 512) ^ 64 : to) + j / 2 * 1024;
 #pragma unroll
             for (int c = 0; c < kTiles; ++c)
-                cp_async_16((j ? (to + 512) ^ 64 : to) + c * kTileBytes, row.at + (first + c) * 128, row.valid, kEvictLast);
+                cp_async_16(at + c * kTileBytes, row.at + (first + c) * 128, row.valid, kEvictLast);
         }
     }
 
@@ -175,7 +177,7 @@ class Gather {
     const TensorMap* q_;
     Walk& walk_;
     const uint32_t shared_;
-    uint32_t to_;  // where this lane's first copy of a half tile goes, as if Shared began there
+    uint32_t to_;  // where this lane's first copy in a tile goes, as if Shared began there
     int tiles_ = 0, tile_ = 0;
     int index_ = -1, last_index_ = -1;
     bool last_tile_ = false;

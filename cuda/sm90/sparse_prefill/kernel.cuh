@@ -11,14 +11,13 @@ namespace flashmla::sm90::sparse_prefill {
 __device__ __forceinline__ void init_barriers(Shared& s) {
     const auto init = [](uint64_t& barrier, int arrivals) { mbarrier_init(smem_address(&barrier), arrivals); };
     const int scores_warps = 4, output_warps = 8;
-    for (int half = 0; half < 2; ++half) {
-        for (int i = 0; i < kStages; ++i) {
-            init(s.stage_full[i][half], kFullArrivals);
-            for (int side = 0; side < 2; ++side) init(s.stage_empty[i][side][half], kEmptyArrivals);
-        }
-        init(s.k_rope_full[half], 128);
-        init(s.k_rope_empty[half], scores_warps);
+    for (int i = 0; i < kStages; ++i) {
+        init(s.stage_full[i], kFullArrivals);
+        for (int side = 0; side < 2; ++side) init(s.stage_empty[i][side], kEmptyArrivals);
     }
+    // Two warps of each side.
+    init(s.k_rope_full, 128);
+    init(s.k_rope_empty, scores_warps);
     init(s.q_tail_full, 1);
     init(s.q_tail_empty, scores_warps);
     init(s.p_full, scores_warps);

@@ -35,12 +35,11 @@ class Output {
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] = 0.f;
             for (int tiles = current_.tiles; tiles > 0; --tiles) product(acc, tiles == 1);
-            mbarrier_wait(full_at(shared_, ring_.stage, 0), ring_.phase);
+            mbarrier_wait(full_at(shared_, ring_.stage), ring_.phase);
             const Query next = s_.query[kSide][ring_.stage];
             more = next.tiles >= 0;
             __syncwarp();
-            leave<0>(1);
-            leave<1>(1);
+            leave(1);
             if (more) load_tail(next);
             const bool issue = more && !gather_.done();
             if (issue) gather_.advance();
@@ -48,8 +47,8 @@ class Output {
             if (more) {
                 if (issue) {
                     load_rope();
-                    refill<0>();
-                    refill<1>();
+                    if (any) wait_stored();
+                    refill();
                 }
                 ring_.advance();
                 if (lane_ == 0) current_ = next;
@@ -57,6 +56,8 @@ class Output {
             }
             any = true;
         } while (more);
+        // Shared memory must not go before.
+        tma_store_wait_read();
     }
 
   private:
@@ -72,33 +73,19 @@ class Output {
             if (gather_.done()) return;
             gather_.advance();
             if (stage > 0) load_rope();
-            if (gather_.is_tile()) {
-                gather_.template issue_rows<0>(stage);
-                gather_.template issue_rows<1>(stage);
-            } else {
-                gather_.issue_query(stage);
-            }
+            gather_.issue(stage);
         }
     }
 
-    // This warp reads a half of the stage no more.
-    template <int kHalf>
+    // This warp reads the stage no more.
     __device__ __forceinline__ void leave(int arrivals) {
-        if (lane_ == 0) mbarrier_arrive(empty_at(shared_, ring_.stage, kSide, kHalf), arrivals);
+        if (lane_ == 0) mbarrier_arrive(empty_at(shared_, ring_.stage, kSide), arrivals);
     }
 
-    // A half of the stage at hand is filled with the item to come when its readers are done; with Q when those of both
-    // are.
-    template <int kHalf>
+    // The stage at hand is filled with the item to come when its readers are done.
     __device__ __forceinline__ void refill() {
-        if (kHalf == 0 && !gather_.is_tile()) return;
-        mbarrier_wait(empty_at(shared_, ring_.stage, kSide, kHalf), ring_.phase);
-        if (gather_.is_tile()) {
-            gather_.template issue_rows<kHalf>(ring_.stage);
-        } else {
-            mbarrier_wait(empty_at(shared_, ring_.stage, kSide, 0), ring_.phase);
-            gather_.issue_query(ring_.stage);
-        }
+        mbarrier_wait(empty_at(shared_, ring_.stage, kSide), ring_.phase);
+        gather_.issue(ring_.stage);
     }
 
     // The rotary part of the item before the one to come, when that of the tile before it has been read.
@@ -126,7 +113,7 @@ class Output {
             if (warp_ != 3) return;
             Ring next = ring_;
             next.advance();
-            mbarrier_wait(full_at(shared_, next.stage, 0), next.phase);
+            mbarrier_wait(full_at(shared_, next.stage), next.phase);
             const Query query = s_.query[kSide][next.stage];
             if (query.tiles <= 0) return;
             issue_tail(query);
@@ -150,11 +137,6 @@ class Output {
     __device__ __forceinline__ void product(float (&acc)[128], bool last) {
         // Items are issued until one said that there is no further query.
         const bool more = !gather_.done();
-        if (more) {
-            gather_.advance();
-            // Q K of the next tile has read its rotary part before P of this one comes.
-            load_rope();
-        }
         if (last) load_tail_early();
         // The rows of the tile are there, and ordered before what the matrix units read: the scores warps waited for them,
         // and P comes after that.
@@ -163,30 +145,29 @@ class Output {
         // Computed here, not after the wait.
         asm volatile("" : "+l"(p), "+l"(v));
         mbarrier_wait(FLASHMLA_SHARED(shared_, p_full), p_phase_);
-        p_phase_ ^= 1;
-        if (s_.rescales[warp_]) {
-            const float r0 = s_.rescale[row(0)], r1 = s_.rescale[row(1)];
+        if (const uint32_t rescales = s_.rescales[warp_]) {
+            const float r0 = rescales & 1 ? s_.rescale[p_phase_][row(0)] : 1.f;
+            const float r1 = rescales & 2 ? s_.rescale[p_phase_][row(1)] : 1.f;
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] *= i / 2 % 2 ? r1 : r0;
         }
+        p_phase_ ^= 1;
         pin(acc);
         wgmma_fence();
-        constexpr int kSteps = kTokens / 16;
 #pragma unroll
-        for (int i = 0; i < kSteps; ++i) {
-            wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
-            if (i == kSteps / 2 - 1) wgmma_commit();
-        }
+        for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
         wgmma_commit();
-        wgmma_wait<1>();
-        leave<0>(2);
-        if (more) refill<0>();
+        if (more) {
+            gather_.advance();
+            // Q K of the next tile read its rotary part before P of this one came.
+            load_rope();
+        }
         wgmma_wait<0>();
         pin(acc);
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, p_empty));
-        leave<1>(2);
+        leave(2);
         __syncwarp();
-        if (more) refill<1>();
+        if (more) refill();
         ring_.advance();
     }
 
@@ -198,8 +179,7 @@ class Output {
         const float f0 = s_.final_scale[row(0)], f1 = s_.final_scale[row(1)];
         __syncwarp();
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_empty));
-        mbarrier_wait(empty_at(shared_, ring_.stage, kSide, 0), ring_.phase);
-        mbarrier_wait(empty_at(shared_, ring_.stage, kSide, 1), ring_.phase);
+        mbarrier_wait(empty_at(shared_, ring_.stage, kSide), ring_.phase);
         const uint32_t to = stage_at(shared_, ring_.stage) + kSide * kSideBytes + warp_ * (16 * 128);
         const uint32_t matrix = lane_ / 8, at = to + swizzle_128b((matrix & 1) * 8 + lane_ % 8, matrix >> 1);
 #pragma unroll
@@ -217,9 +197,14 @@ class Output {
                 // Nobody reads it soon; L2 should rather keep rows of KV.
                 tma_store_5d(maps_.out, to + c * kTileBytes, 0, head, kSide * kTilesPerSide + c, token, 0, kEvictFirst);
             tma_store_commit();
-            tma_store_wait_read();
         }
-        // What the warps of this side fill next is not what they stored.
+        __syncwarp();
+    }
+
+    // Until O has left the stage. What a warp of this side fills there is not what it stored.
+    __device__ __forceinline__ void wait_stored() {
+        // Of the thread that issued the copies; others have nothing to wait for.
+        tma_store_wait_read();
         named_barrier_sync(1 + kSide, 128);
     }
 
