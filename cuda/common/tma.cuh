@@ -24,6 +24,9 @@ __device__ __forceinline__ void tma_load_5d(uint32_t to, const TensorMap* map, u
         : "memory");
 }
 
+// What L2 should give up first, as createpolicy encodes it.
+constexpr uint64_t kEvictFirst = 0x12f0000000000000;
+
 // Copies a box from shared memory, what lies inside the tensor, as part of this thread's open group of copies.
 __device__ __forceinline__ void tma_store_5d(const TensorMap* map, uint32_t from, int x0, int x1, int x2, int x3, int x4,
                                              uint64_t policy) {

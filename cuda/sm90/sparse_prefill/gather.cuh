@@ -21,8 +21,8 @@ class Gather {
     __device__ __forceinline__ Gather(const SparsePrefillParams& p, const TensorMap* q, Shared& s, uint32_t shared)
         : p_(p), q_(q), walk_(s.walk[threadIdx.x / 32 - 4]), shared_(shared) {
         const uint32_t warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-        // Through a shuffle, lest ptxas (13.0) make the sum part of an address: a copy with a cache hint and two uniform
-        // registers is an instruction that the hardware does not know.
+        // Through a shuffle, lest ptxas (13.0) make the sum part of the copies' addresses: with a cache hint, such ones
+        // were instructions that the hardware does not know.
         to_ = __shfl_sync(~0u, shared + swizzle_128b(warp * 16 + lane / 8, lane % 8), lane);
         set_next(blockIdx.x / p.head_blocks, blockIdx.x % p.head_blocks);
     }
@@ -57,11 +57,11 @@ class Gather {
         __syncwarp();
     }
 
-    // The rotary part of this warp's rows of the tile before the one at hand, if that is one. A warp of either side copies it.
+    // The rotary part of half of this warp's rows of the tile before the one at hand, if that is one. The warp of the other side
+    // with the same rows copies the other half.
     __device__ __forceinline__ void rope(uint32_t phase) {
-        if (threadIdx.x / 64 % 2 != kSide) return;
         mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_empty), phase);
-        copy_rows<1>(FLASHMLA_SHARED(to_, k_rope), last_index_, kColumnTiles);
+        copy_rows<1, kSide * 2, kSide * 2 + 2>(FLASHMLA_SHARED(to_, k_rope), last_index_, kColumnTiles);
         cp_async_mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_full));
     }
     __device__ __forceinline__ bool last_tile() const { return last_tile_; }
@@ -111,16 +111,16 @@ class Gather {
         mbarrier_arrive(full);
     }
 
-    // Copies `kTiles` column tiles of this warp's rows, from column tile `first` of a row on.
-    template <int kTiles>
+    // Copies `kTiles` column tiles, from column tile `first` of a row on, of this warp's rows, four by four.
+    template <int kTiles, int kFrom = 0, int kTo = 4>
     __device__ __forceinline__ void copy_rows(uint32_t to, int indices, int first) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
+        for (int j = kFrom; j < kTo; ++j) {
             const Row row(p_, indices, j);
             const uint32_t at = (j % 2 ? (to + 512) ^ 64 : to) + j / 2 * 1024;
 #pragma unroll
             for (int c = 0; c < kTiles; ++c)
-                cp_async_16(at + c * kTileBytes, row.at + (first + c) * 128, row.valid, kEvictLast);
+                cp_async_16(at + c * kTileBytes, row.at + (first + c) * 128, row.valid);
         }
     }
 

@@ -15,8 +15,7 @@ __device__ __forceinline__ void init_barriers(Shared& s) {
         init(s.stage_full[i], kFullArrivals);
         for (int side = 0; side < 2; ++side) init(s.stage_empty[i][side], kEmptyArrivals);
     }
-    // Two warps of each side.
-    init(s.k_rope_full, 128);
+    init(s.k_rope_full, 256);
     init(s.k_rope_empty, scores_warps);
     init(s.q_tail_full, 1);
     init(s.q_tail_empty, scores_warps);

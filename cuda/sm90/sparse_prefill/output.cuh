@@ -20,7 +20,7 @@ template <int kHeadDim, int kSide>
 class Output {
   public:
     __device__ __forceinline__ Output(const SparsePrefillParams& p, const Maps& maps, Shared& s)
-        : maps_(maps), s_(s), shared_(smem_base(&s)), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32 % 4),
+        : p_(p), maps_(maps), s_(s), shared_(smem_base(&s)), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32 % 4),
           current_(s.walk[threadIdx.x / 32 - 4].current), gather_(p, maps.q, s, shared_) {
         if (lane_ == 0) current_.tiles = 0;
         __syncwarp();
@@ -137,6 +137,11 @@ class Output {
     __device__ __forceinline__ void product(float (&acc)[128], bool last) {
         // Items are issued until one said that there is no further query.
         const bool more = !gather_.done();
+        if (more) {
+            gather_.advance();
+            // Q K of the next tile begins with the rotary part, and makes room for that of the tile after.
+            load_rope();
+        }
         if (last) load_tail_early();
         // The rows of the tile are there, and ordered before what the matrix units read: the scores warps waited for them,
         // and P comes after that.
@@ -157,11 +162,6 @@ class Output {
 #pragma unroll
         for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
         wgmma_commit();
-        if (more) {
-            gather_.advance();
-            // Q K of the next tile read its rotary part before P of this one came.
-            load_rope();
-        }
         wgmma_wait<0>();
         pin(acc);
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, p_empty));
@@ -176,9 +176,10 @@ class Output {
     __device__ __forceinline__ void finish(float (&acc)[128]) {
         mbarrier_wait(FLASHMLA_SHARED(shared_, final_full), final_phase_);
         final_phase_ ^= 1;
-        const float f0 = s_.final_scale[row(0)], f1 = s_.final_scale[row(1)];
+        const Final final[2] = {s_.final[row(0)], s_.final[row(1)]};
         __syncwarp();
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_empty));
+        const float f0 = factor(final[0], row(0)), f1 = factor(final[1], row(1));
         mbarrier_wait(empty_at(shared_, ring_.stage, kSide), ring_.phase);
         const uint32_t to = stage_at(shared_, ring_.stage) + kSide * kSideBytes + warp_ * (16 * 128);
         const uint32_t matrix = lane_ / 8, at = to + swizzle_128b((matrix & 1) * 8 + lane_ % 8, matrix >> 1);
@@ -199,6 +200,38 @@ class Output {
             tma_store_commit();
         }
         __syncwarp();
+        // Thread t of a row's four writes what is of row t, if that is one of the two.
+        if (kSide == 0 && lane_ % 4 < 2) {
+            const bool second = lane_ % 4;
+            store_logs(second ? final[1] : final[0], row(second));
+        }
+    }
+
+    // What a row of O is multiplied by.
+    __device__ __forceinline__ float factor(const Final& final, int row) {
+        float sum = final.sum;
+        // NaN is not empty.
+        if (sum == 0.f) return 0.f;
+        if (p_.attn_sink != 0) {
+            const int head = min(current_.head + row, p_.h_q - 1);
+            const float sink = reinterpret_cast<const float*>(p_.attn_sink)[head * p_.attn_sink_stride];
+            sum += exp2_approx(fmaf(sink, kLog2e, -final.reference));
+        }
+        return reciprocal_approx(sum);
+    }
+
+    __device__ __forceinline__ void store_logs(const Final& final, int row) {
+        const int token = current_.token, head = current_.head + row;
+        if (head >= p_.h_q) return;
+        if (p_.lse != 0) {
+            const float none = p_.lse_empty_pos_inf ? INFINITY : -INFINITY;
+            reinterpret_cast<float*>(p_.lse)[token * p_.lse_strides[0] + head * p_.lse_strides[1]] =
+                final.sum == 0.f ? none : (final.reference + log2_approx(final.sum)) * kLn2;
+        }
+        if (p_.max_logits != 0) {
+            reinterpret_cast<float*>(p_.max_logits)[token * p_.max_logits_strides[0] + head * p_.max_logits_strides[1]] =
+                final.top * p_.scale;
+        }
     }
 
     // Until O has left the stage. What a warp of this side fills there is not what it stored.
@@ -208,6 +241,7 @@ class Output {
         named_barrier_sync(1 + kSide, 128);
     }
 
+    const SparsePrefillParams& p_;
     const Maps maps_;
     Shared& s_;
     const uint32_t shared_;

@@ -35,7 +35,7 @@ class Scores {
             if (query.tiles > 0) attend(query.tiles);
             // Q of the next query first: the stage through which it comes is where the output passes.
             const Query next = next_query();
-            finish(query);
+            finish();
             query = next;
         }
     }
@@ -273,14 +273,8 @@ class Scores {
         return sum[0] + sum[1];
     }
 
-    // Thread t of a row's four writes what is of row t, if that is one of the two.
-    __device__ __forceinline__ void finish(const Query& query) {
-        const uint32_t thread = thread_now();
-        const int t = thread % 4;
-        const int head = query.head + row(t, thread);
-        const bool writes = t < 2 && head < p_.h_q;
-        float sink = -INFINITY;
-        if (writes && p_.attn_sink != 0) sink = reinterpret_cast<const float*>(p_.attn_sink)[head * p_.attn_sink_stride];
+    // To the output warps, who have time for the rest.
+    __device__ __forceinline__ void finish() {
         float sum[2] = {sum_[0], sum_[1]}, top[2] = {top_[0], top_[1]};
 #pragma unroll
         for (int lanes = 1; lanes <= 2; lanes *= 2) {
@@ -290,25 +284,13 @@ class Scores {
                 top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], lanes));
             }
         }
-        const float reference = t ? reference_[1] : reference_[0], total = t ? sum[1] : sum[0];
-        // Whatever the row saw, its largest P is at least 2^-5; NaN is not empty.
-        const bool empty = total == 0.f;
-        const float scale = empty ? 0.f : reciprocal_approx(total + exp2_approx(fmaf(sink, kLog2e, -reference)));
         mbarrier_wait(FLASHMLA_SHARED(shared_, final_empty), final_phase_ ^ 1);
         final_phase_ ^= 1;
-        if (t < 2) store_shared(FLASHMLA_SHARED(shared_, final_scale) + row(t, thread) * 4, scale);
+        // Thread t of a row's four writes what is of row t, if that is one of the two.
+        const uint32_t thread = thread_now(), t = thread % 4;
+        if (t < 2) s_.final[row(t, thread)] = {t ? sum[1] : sum[0], t ? reference_[1] : reference_[0], t ? top[1] : top[0], 0.f};
         __syncwarp();
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_full));
-        if (writes && p_.lse != 0) {
-            const float none = p_.lse_empty_pos_inf ? INFINITY : -INFINITY;
-            reinterpret_cast<float*>(p_.lse)[query.token * p_.lse_strides[0] + head * p_.lse_strides[1]] =
-                empty ? none : (reference + log2_approx(total)) * kLn2;
-        }
-        if (writes && p_.max_logits != 0) {
-            reinterpret_cast<float*>(p_.max_logits)[query.token * p_.max_logits_strides[0] + head * p_.max_logits_strides[1]] =
-                (t ? top[1] : top[0]) * p_.scale;
-        }
-        __syncwarp();
     }
 
     const SparsePrefillParams& p_;

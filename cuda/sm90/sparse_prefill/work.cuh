@@ -25,6 +25,12 @@ struct alignas(16) Walk {
     Query current;
 };
 
+// What softmax leaves of a row: the sum of its weights, by which reference they are (base 2), and the largest score, not
+// scaled.
+struct alignas(16) Final {
+    float sum, reference, top, unused;
+};
+
 struct Shared {
     // Q's latent part and gathered tiles, in a ring.
     alignas(1024) uint8_t stage[kStages][kStageBytes];
@@ -40,7 +46,7 @@ struct Shared {
     // What the output rows are multiplied by before P V is added, of every other tile, and at the end of a query.
     float rescale[2][kRows];
     uint32_t rescales[4];  // in which half of the rows of a warp there is anything to multiply, a bit each
-    float final_scale[kRows];
+    Final final[kRows];
     uint64_t stage_full[kStages];
     uint64_t stage_empty[kStages][2];  // by side
     uint64_t k_rope_full, k_rope_empty;
