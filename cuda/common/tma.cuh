@@ -24,6 +24,25 @@ __device__ __forceinline__ void tma_load_5d(uint32_t to, const TensorMap* map, u
         : "memory");
 }
 
+// What L2 should give up first, as createpolicy encodes it.
+constexpr uint64_t kEvictFirst = 0x12f0000000000000;
+
+// Copies a box from shared memory, what lies inside the tensor, as part of this thread's open group of copies.
+__device__ __forceinline__ void tma_store_5d(const TensorMap* map, uint32_t from, int x0, int x1, int x2, int x3, int x4,
+                                             uint64_t policy) {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.global.shared::cta.bulk_group.L2::cache_hint [%0, {%2, %3, %4, %5, %6}], [%1], %7;" ::"l"(
+            map),
+        "r"(from), "r"(x0), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "l"(policy)
+        : "memory");
+}
+
+// Closes this thread's group of copies from shared memory.
+__device__ __forceinline__ void tma_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// Waits until all of this thread's groups have been read from shared memory.
+__device__ __forceinline__ void tma_store_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+
 // Brings a box into L2, for a copy to come.
 __device__ __forceinline__ void tma_prefetch_5d(const TensorMap* map, int x0, int x1, int x2, int x3, int x4) {
     asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global [%0, {%1, %2, %3, %4, %5}];" ::"l"(map), "r"(x0), "r"(x1),

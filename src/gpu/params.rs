@@ -298,9 +298,6 @@ pub struct SparsePrefillParams {
     /// FP32 `[h_q]` or 0.
     pub attn_sink: u64,
     pub attn_sink_stride: i64,
-    /// BF16; strides of token and head.
-    pub out: u64,
-    pub out_strides: [i64; 2],
     /// FP32 or 0; strides of token and head.
     pub max_logits: u64,
     pub max_logits_strides: [i64; 2],

@@ -20,6 +20,8 @@ const THREADS: u32 = 384;
 /// Dynamic shared memory: all that a block can have.
 const SM90_SMEM_BYTES: u32 = 232448;
 const ELEM_BYTES: i64 = 2;
+/// Heads whose output a warp stores.
+const WARP_ROWS: u32 = 16;
 
 /// By `kernel_index`.
 const KERNELS: [&CStr; 2] = [c"flashmla_sm90_sparse_prefill_rows_576", c"flashmla_sm90_sparse_prefill_rows_512"];
@@ -80,8 +82,6 @@ impl GpuDevice {
             topk_length_stride,
             attn_sink,
             attn_sink_stride,
-            out: problem.out.addr,
-            out_strides: [problem.out.strides[0], problem.out.strides[1]],
             max_logits,
             max_logits_strides,
             lse,
@@ -106,14 +106,25 @@ impl GpuDevice {
             overlaps: true,
         };
         self.with_context(|| {
-            let Tensor { addr, shape: [s_q, h_q, d_qk], strides: [token, head, element] } = problem.q;
-            let q = Tensor { addr, shape: [1, s_q, h_q, d_qk], strides: [0, token, head, element] };
-            let view = Tiled { name: "q", tensor: &q, dtype: Dtype::Bf16, axes: [2, 1, 0], columns: (0, d_qk) };
-            let q = TensorMap::encode(self.driver, view, BLOCK_ROWS as u32, 1)?;
+            let q = TensorMap::encode(self.driver, view("q", &tokens(&problem.q)), BLOCK_ROWS as u32, 1)?;
+            let out = TensorMap::encode(self.driver, view("out", &tokens(&problem.out)), WARP_ROWS, 1)?;
             // SAFETY: what the kernels take.
-            unsafe { self.launch(&launch, Handle(stream as usize), [address(&q), address(&params)]) }
+            unsafe {
+                self.launch(&launch, Handle(stream as usize), [address(&q), address(&out), address(&params)])
+            }
         })
     }
+}
+
+/// A tensor of query tokens as one request's.
+fn tokens(tensor: &Tensor<3>) -> Tensor<4> {
+    let Tensor { addr, shape: [s_q, h_q, columns], strides: [token, head, element] } = *tensor;
+    Tensor { addr, shape: [1, s_q, h_q, columns], strides: [0, token, head, element] }
+}
+
+/// As column tiles of the heads of a token.
+fn view<'a>(name: &'a str, tensor: &'a Tensor<4>) -> Tiled<'a> {
+    Tiled { name, tensor, dtype: Dtype::Bf16, axes: [2, 1, 0], columns: (0, tensor.shape[3]) }
 }
 
 fn head_blocks(shape: &Shape) -> i64 {

@@ -49,7 +49,7 @@ pub const FATBINS: usize = 8;
 pub fn use_fake_kernels() {
     let image = |lines: String| -> &'static [u8] { (lines + "\0").into_bytes().leak() };
     let decode = |name: &&str| format!("{name} 128 128 128 {}\n", size_of::<DenseDecodeParams>());
-    let prefill = |name: &&str| format!("{name} 128 {}\n", size_of::<SparsePrefillParams>());
+    let prefill = |name: &&str| format!("{name} 128 128 {}\n", size_of::<SparsePrefillParams>());
     let sparse_decode = |name: &&str| format!("{name} 128 {}\n", size_of::<SparseDecodeParams>());
     let combine = size_of::<CombineParams>();
     let layouts = |operation: &str, bytes: usize| -> String {

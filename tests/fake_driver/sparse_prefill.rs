@@ -1,7 +1,7 @@
 //! What sparse prefill launches: the kernel, its geometry, the map of Q and every byte of the parameters.
 
 use super::api::*;
-use super::control::{Fake, TensorMap};
+use super::control::{Fake, Launch, TensorMap};
 use super::process::{alone, Driver};
 use flashmla::capi::sparse_prefill::*;
 use flashmla::capi::types::*;
@@ -19,8 +19,10 @@ const INDICES: u64 = BLOCK_TABLE;
 const LENGTHS: u64 = CACHE_SEQLENS;
 const SINKS: u64 = 0x7f90_0000_0004;
 const MAX_LOGITS: u64 = 0x7fa0_0000_0004;
-/// Where the struct begins, after the map of Q.
-const PARAMS: usize = 128;
+/// Where the parameters begin: maps of Q and of the output, and the struct.
+const Q_MAP: usize = 0;
+const OUT_MAP: usize = 128;
+const PARAMS: usize = 256;
 
 fn input(data: u64) -> flashmla_const_tensor_t {
     flashmla_const_tensor_t { data: data as *const _, strides: [0; 4] }
@@ -142,16 +144,22 @@ fn every_parameter() {
         assert_eq!((first.kernel(), second.kernel()), (PREFILL_KERNELS[0], PREFILL_KERNELS[1]));
         for launch in [first, second] {
             assert_eq!(launch.parameter_bytes(), PARAMS + size_of::<SparsePrefillParams>());
-            let map: TensorMap = launch.parameter(0);
-            assert_eq!((map.address, map.data_type, map.rank), (Q, 9, 5));
-            assert_eq!(map.tile, [64, 64, 1, 1, 1]);
-            // 128-byte swizzle, 256 bytes to L2, zeros outside.
-            assert_eq!((map.interleave, map.swizzle, map.promotion, map.fill), (0, 3, 3, 0));
+            for (at, address, heads) in [(Q_MAP, Q, 64), (OUT_MAP, OUT, 16)] {
+                let map: TensorMap = launch.parameter(at);
+                assert_eq!((map.address, map.data_type, map.rank), (address, 9, 5));
+                assert_eq!(map.tile, [64, heads, 1, 1, 1]);
+                // 128-byte swizzle, 256 bytes to L2, zeros outside.
+                assert_eq!((map.interleave, map.swizzle, map.promotion, map.fill), (0, 3, 3, 0));
+            }
         }
-        let map: TensorMap = first.parameter(0);
-        assert_eq!((map.sizes, &map.strides[..3]), ([64, 128, 9, 7, 1], &[1152, 128, 128 * 1152][..]));
-        let map: TensorMap = second.parameter(0);
-        assert_eq!((map.sizes, &map.strides[..3]), ([64, 128, 8, 7, 1], &[1200, 128, 160_000][..]));
+        let layout = |launch: &Launch, at| {
+            let map: TensorMap = launch.parameter(at);
+            (map.sizes, [map.strides[0], map.strides[1], map.strides[2]])
+        };
+        assert_eq!(layout(&first, Q_MAP), ([64, 128, 9, 7, 1], [1152, 128, 128 * 1152]));
+        assert_eq!(layout(&first, OUT_MAP), ([64, 128, 8, 7, 1], [1024, 128, 128 * 1024]));
+        assert_eq!(layout(&second, Q_MAP), ([64, 128, 8, 7, 1], [1200, 128, 160_000]));
+        assert_eq!(layout(&second, OUT_MAP), ([64, 128, 8, 7, 1], [1024 * 7, 128, 1024]));
 
         let p: SparsePrefillParams = first.parameter(PARAMS);
         let expected = SparsePrefillParams {
@@ -159,8 +167,6 @@ fn every_parameter() {
             kv_row_bytes: 1152,
             indices: INDICES,
             indices_stride: 64,
-            out: OUT,
-            out_strides: [128 * 512, 512],
             max_logits: MAX_LOGITS,
             max_logits_strides: [128, 1],
             lse: LSE,
@@ -186,7 +192,6 @@ fn every_parameter() {
             topk_length_stride: 3,
             attn_sink: SINKS,
             attn_sink_stride: 5,
-            out_strides: [512, 512 * 7],
             max_logits_strides: [1, 7],
             lse_strides: [300, 2],
             lse_empty_pos_inf: 1,
@@ -230,12 +235,14 @@ fn nothing_to_do_and_nothing_right() {
 /// From a thread without a current context: all that a run calls, and what is told where one of these fails.
 #[test]
 fn each_call_of_a_run() {
-    const CALLS: [(&str, usize); 5] = [
-        ("cuCtxGetCurrent", 0),
-        ("cuCtxPushCurrent_v2", 0),
-        ("cuTensorMapEncodeTiled", 0),
-        ("cuLaunchKernelEx", 0),
-        ("cuCtxPopCurrent_v2", 1),
+    // Which of the calls of that name, and the launches that went out before it.
+    const CALLS: [(&str, i32, usize); 6] = [
+        ("cuCtxGetCurrent", 1, 0),
+        ("cuCtxPushCurrent_v2", 1, 0),
+        ("cuTensorMapEncodeTiled", 1, 0),
+        ("cuTensorMapEncodeTiled", 2, 0),
+        ("cuLaunchKernelEx", 1, 0),
+        ("cuCtxPopCurrent_v2", 1, 1),
     ];
     alone(Driver::Whole, &[], || {
         use_fake_kernels();
@@ -244,10 +251,10 @@ fn each_call_of_a_run() {
         let p = problem(3, 16);
         fake.forget();
         run(&context, &p, 0).unwrap();
-        assert_eq!(fake.calls(), CALLS.map(|(call, _)| call));
-        for (call, launched) in CALLS {
+        assert_eq!(fake.calls(), CALLS.map(|(call, ..)| call));
+        for (call, nth, launched) in CALLS {
             fake.forget();
-            fake.fail(call, 1, 2);
+            fake.fail(call, nth, 2);
             let failure = run(&context, &p, 0).unwrap_err();
             assert_eq!(failure.status, FLASHMLA_ERROR_CUDA + 2, "{call}");
             assert!(failure.message.starts_with(call), "{}", failure.message);

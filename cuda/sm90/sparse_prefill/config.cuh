@@ -8,19 +8,19 @@
 //   warps 4-7   output, columns 0 .. 255:   O = O * rescale + P V; and they gather those columns of the rows
 //   warps 8-11  output, columns 256 .. 511: the same of the others
 //
-// The scores warps work on half tiles of 32 rows, each with a buffer of its own, so that the products of one
-// run under the softmax of the other: the matrix units always have work, be it Q K or P V.
+// As there, P(i) stays in registers until P(i - 1) V(i - 1) is done, is stored while Q K(i + 1) runs and given away just
+// before its end, so that P V and softmax, not P V and Q K, share the time:
 //
-//   scores        | Q K(i, right) under softmax(i, left) | Q K(i + 1, left) under softmax(i, right); P(i) stored |
-//   output        | P(i - 1) V(i - 1), gathers of tile i + 2 ...
+//   scores        | Q K(i + 1), P(i) stored | softmax(i + 1) | Q K(i + 2), P(i + 1) stored | softmax(i + 2)
+//   output        | gathers tile i + 2      | P(i) V(i)      | gathers tile i + 3          | P(i + 1) V(i + 1)
 //
 // Shared memory has a ring of three stages of 64 rows x 512 columns. Query after query it carries Q's latent part,
-// and with it what the query is, and then the query's tiles. A half of the output warps is the only reader of
-// its columns that is not done when it is, so that it fills them anew without asking the other half. K's
-// rotary part has a buffer for each half tile, filled when the products with the one before are done.
+// and with it what the query is, and then the query's tiles. The output passes through the stage of the next query's Q, when
+// that is in registers. K's rotary part has one buffer, filled when the products with the one before have read it.
 //
 // The copy engine cannot gather rows into the layout of the matrix units on SM90, so threads do (cp.async): eight
-// lanes copy the 128 bytes that a row has in a column tile.
+// lanes copy the 128 bytes that a row has in a column tile. A half of the output warps is the only reader of its columns
+// that is not done when it is, so that it fills them anew without asking the other half.
 #pragma once
 #include "common/matrix.cuh"
 #include <cstdint>
@@ -29,7 +29,6 @@ namespace flashmla::sm90::sparse_prefill {
 
 constexpr int kRows = 64;        // heads
 constexpr int kTokens = 64;      // rows of a tile
-constexpr int kHalfTokens = 32;
 constexpr int kLatent = 512;     // d_v, and the part of d_qk that V shares
 constexpr int kThreads = 384;
 constexpr int kStages = 3;
@@ -39,7 +38,13 @@ constexpr int kColumnTiles = kLatent / kColumnTile;
 constexpr int kRegisterTiles = 7;
 constexpr int kTileBytes = kTokens * kColumnTile * 2;
 constexpr int kStageBytes = kColumnTiles * kTileBytes;
-// The two halves of a stage's columns, filled and read by a half of the output warps each.
+// Of the products with K(i + 1), each of 16 columns, as many are issued before P(i) is stored as the hardware queues:
+// it holds seven, then it blocks the warp.
+constexpr int kStepsBeforeP = 6;
+// When P(i) is given away this many are still to be issued: what the output warps need to begin takes longer than the
+// seven in the queue.
+constexpr int kStepsAfterP = 8;
+// Columns of a side of the output warps.
 constexpr int kTilesPerSide = kColumnTiles / 2;
 constexpr int kSideBytes = kTilesPerSide * kTileBytes;
 

@@ -10,34 +10,32 @@ namespace flashmla::sm90::sparse_prefill {
 
 __device__ __forceinline__ void init_barriers(Shared& s) {
     const auto init = [](uint64_t& barrier, int arrivals) { mbarrier_init(smem_address(&barrier), arrivals); };
-    const int warps = 4;
+    const int scores_warps = 4, output_warps = 8;
     for (int i = 0; i < kStages; ++i) {
-        for (int side = 0; side < 2; ++side) {
-            init(s.stage_full[i][side], kSideArrivals);
-            init(s.stage_empty[i][side], kEmptyArrivals);
-        }
+        init(s.stage_full[i], kFullArrivals);
+        for (int side = 0; side < 2; ++side) init(s.stage_empty[i][side], kEmptyArrivals);
     }
-    for (int half = 0; half < 2; ++half) {
-        init(s.k_rope_full[half], 64);
-        init(s.k_rope_empty[half], warps);
-    }
+    init(s.k_rope_full, 256);
+    init(s.k_rope_empty, scores_warps);
     init(s.q_tail_full, 1);
-    init(s.q_tail_empty, warps);
-    init(s.p_full, warps);
-    init(s.p_empty, 2 * warps);
-    init(s.final_full, warps);
-    init(s.final_empty, 2 * warps);
+    init(s.q_tail_empty, scores_warps);
+    init(s.p_full, scores_warps);
+    init(s.p_empty, output_warps);
+    init(s.side_0_ahead, output_warps / 2);
+    init(s.final_full, scores_warps);
+    init(s.final_empty, output_warps);
     fence_mbarrier_init();
 }
 
 template <int kHeadDim>
-__device__ __forceinline__ void run(const TensorMap* q, const SparsePrefillParams& p) {
+__device__ __forceinline__ void run(const Maps& maps, const SparsePrefillParams& p) {
     extern __shared__ __align__(1024) uint8_t dynamic[];
     Shared& s = *reinterpret_cast<Shared*>(dynamic);
     if (threadIdx.x == 0) {
         // The swizzle counts from here. There is no static shared memory that could push it.
         if (smem_address(dynamic) % 1024 != 0) __trap();
-        prefetch_tensor_map(q);
+        prefetch_tensor_map(maps.q);
+        prefetch_tensor_map(maps.out);
         init_barriers(s);
     }
     __syncthreads();
@@ -50,9 +48,9 @@ __device__ __forceinline__ void run(const TensorMap* q, const SparsePrefillParam
     } else {
         register_pool_release<kOutputRegisters>();
         if (role == 1) {
-            Output<kHeadDim, 0>(p, q, s).run();
+            Output<kHeadDim, 0>(p, maps, s).run();
         } else {
-            Output<kHeadDim, 1>(p, q, s).run();
+            Output<kHeadDim, 1>(p, maps, s).run();
         }
     }
 }
@@ -62,7 +60,7 @@ __device__ __forceinline__ void run(const TensorMap* q, const SparsePrefillParam
 // One instantiation a file: each compiles in seconds, and in parallel.
 #define FLASHMLA_SPARSE_PREFILL(name, head_dim)                                                                  \
     extern "C" __global__ void __launch_bounds__(flashmla::sm90::sparse_prefill::kThreads, 1)                    \
-        name(const __grid_constant__ flashmla::TensorMap q,                                                      \
+        name(const __grid_constant__ flashmla::TensorMap q, const __grid_constant__ flashmla::TensorMap out,     \
              const __grid_constant__ flashmla::SparsePrefillParams params) {                                     \
-        flashmla::sm90::sparse_prefill::run<head_dim>(&q, params);                                               \
+        flashmla::sm90::sparse_prefill::run<head_dim>({&q, &out}, params);                                        \
     }

@@ -15,7 +15,7 @@ struct alignas(16) Query {
 };
 
 // What an output warp knows of queries beside the loop over tiles, for which its registers are too few.
-struct alignas(16) WarpQueries {
+struct alignas(16) Walk {
     // The query whose items are being issued, and how many of its indices count.
     int token, head, length, unused;
     // The one to come.
@@ -25,47 +25,55 @@ struct alignas(16) WarpQueries {
     Query current;
 };
 
+// What softmax leaves of a row: the sum of its weights, by which reference they are (base 2), and the largest score, not
+// scaled.
+struct alignas(16) Final {
+    float sum, reference, top, unused;
+};
+
 struct Shared {
     // Q's latent part and gathered tiles, in a ring.
     alignas(1024) uint8_t stage[kStages][kStageBytes];
-    alignas(1024) uint8_t k_rope[2][kTileBytes / 2];
+    alignas(1024) uint8_t k_rope[kTileBytes];
     // The column tiles of Q for which there are no registers.
     alignas(1024) uint8_t q_tail[2][kTileBytes];
     alignas(1024) uint8_t p[kTileBytes];
     // What a stage with Q belongs to, a copy for the readers of each side.
     Query query[2][kStages];
-    WarpQueries warp_queries[8];
+    Walk walk[8];
     // Which rows of a stage's tile count; what does not is zeros.
     uint64_t seen[kStages];
-    // What the output rows are multiplied by before P V is added, and at the end of a query.
-    float rescale[kRows];
-    uint32_t rescales[4];  // whether there is anything to multiply in the rows of a warp
-    float final_scale[kRows];
-    uint64_t stage_full[kStages][2], stage_empty[kStages][2];
-    uint64_t k_rope_full[2], k_rope_empty[2];
+    // What the output rows are multiplied by before P V is added, of every other tile, and at the end of a query.
+    float rescale[2][kRows];
+    uint32_t rescales[4];  // in which half of the rows of a warp there is anything to multiply, a bit each
+    Final final[kRows];
+    uint64_t stage_full[kStages];
+    uint64_t stage_empty[kStages][2];  // by side
+    uint64_t k_rope_full, k_rope_empty;
     uint64_t q_tail_full, q_tail_empty;
     uint64_t p_full, p_empty;
+    uint64_t side_0_ahead;  // with its products with P
     uint64_t final_full, final_empty;
 };
 
 constexpr int kSharedBytes = sizeof(Shared);
 static_assert(kSharedBytes <= 232448, "more than a thread block can have");
 
-// Arrivals that fill a side of a stage: every thread when its copies have landed, and a lane of each warp for
-// what the warp wrote beside them.
-constexpr int kSideArrivals = 128 + 4;
-// Arrivals that empty it: the output warps of the side twice after a tile, after Q once and the scores warps once.
+// Arrivals that fill a stage: every output thread when its copies have landed, and the warps of side 0 for what they write
+// beside them.
+constexpr int kFullArrivals = 256 + 4;
+// Arrivals that empty a side of a stage: the four output warps twice after a tile, and once after Q, as the scores warps.
 constexpr int kEmptyArrivals = 8;
 
 // Address of a member of Shared, given that of the struct.
 #define FLASHMLA_SHARED(base, member) ((base) + uint32_t(offsetof(Shared, member)))
 
-// Where a side of a stage lies, and its barriers.
-__device__ __forceinline__ uint32_t side_at(uint32_t shared, int stage, int side) {
-    return FLASHMLA_SHARED(shared, stage) + stage * kStageBytes + side * kSideBytes;
+// Where a stage lies, and its barriers.
+__device__ __forceinline__ uint32_t stage_at(uint32_t shared, int stage) {
+    return FLASHMLA_SHARED(shared, stage) + stage * kStageBytes;
 }
-__device__ __forceinline__ uint32_t full_at(uint32_t shared, int stage, int side) {
-    return FLASHMLA_SHARED(shared, stage_full) + (stage * 2 + side) * 8;
+__device__ __forceinline__ uint32_t full_at(uint32_t shared, int stage) {
+    return FLASHMLA_SHARED(shared, stage_full) + stage * 8;
 }
 __device__ __forceinline__ uint32_t empty_at(uint32_t shared, int stage, int side) {
     return FLASHMLA_SHARED(shared, stage_empty) + (stage * 2 + side) * 8;
