@@ -98,12 +98,13 @@ class Output {
         // Computed here, not after the wait.
         asm volatile("" : "+l"(p), "+l"(v));
         mbarrier_wait(FLASHMLA_SHARED(shared_, p_full), p_phase_);
-        p_phase_ ^= 1;
-        if (s_.rescales[warp_]) {
-            const float r0 = s_.rescale[row(0)], r1 = s_.rescale[row(1)];
+        if (const uint32_t rescales = s_.rescales[warp_]) {
+            const float r0 = rescales & 1 ? s_.rescale[p_phase_][row(0)] : 1.f;
+            const float r1 = rescales & 2 ? s_.rescale[p_phase_][row(1)] : 1.f;
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] *= i / 2 % 2 ? r1 : r0;
         }
+        p_phase_ ^= 1;
         pin(acc);
         wgmma_fence();
 #pragma unroll

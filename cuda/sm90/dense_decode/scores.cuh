@@ -12,7 +12,7 @@
 
 namespace flashmla::sm90::dense_decode {
 
-constexpr float kSlack = 8.f;
+constexpr float kSumLimit = 32.f;
 // The reference of a row that has seen nothing yet: finite, so that P = exp2(-inf - reference) is 0.
 constexpr float kNoReference = -1e30f;
 
@@ -24,7 +24,6 @@ class Scores {
         const uint32_t warp = threadIdx.x / 32 % 4, matrix = lane_ / 8;
         const uint32_t p_row = warp * 16 + (matrix & 1) * 8 + lane_ % 8;
         p_at_ = kept(FLASHMLA_SHARED(shared_, p) + swizzle_128b(p_row, matrix >> 1));
-        rescale_at_ = kept(FLASHMLA_SHARED(shared_, rescale) + row(0) * 4);
     }
 
     __device__ __forceinline__ void run() {
@@ -38,9 +37,9 @@ class Scores {
                 products<true>();
                 for (int tile = piece.tile_begin;; ++tile) {
                     mask(piece, tile);
-                    raise_references();
+                    softmax<0>();
+                    softmax<1>();
                     ring_.advance();
-                    weights();
                     if (tile + 1 == piece.tile_end) break;
                     products<false>();
                 }
@@ -139,11 +138,7 @@ class Scores {
     __device__ __forceinline__ void store_p() {
         mbarrier_wait(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1);
         p_phase_ ^= 1;
-        if (raised_ && lane_ % 4 == 0) {
-            store_shared(rescale_at_, rescale_[0]);
-            store_shared(rescale_at_ + 8 * 4, rescale_[1]);
-        }
-        if (lane_ == 0) store_shared(FLASHMLA_SHARED(shared_, rescales) + threadIdx.x / 32 % 4 * 4, uint32_t(raised_));
+        if (lane_ == 0) store_shared(FLASHMLA_SHARED(shared_, rescales) + threadIdx.x / 32 % 4 * 4, raised_);
 #pragma unroll
         for (int i = 0; i < 16; i += 4)
             stmatrix_x4(p_at_ ^ (i / 2 * 16), packed_[i], packed_[i + 1], packed_[i + 2], packed_[i + 3]);
@@ -176,51 +171,64 @@ class Scores {
     __device__ __forceinline__ void mask(const Piece& piece, int tile) {
         const int base = tile * kTokens;
         if (base + kTokens > all_visible_) {
+            // Computed here, where few tiles come: the loop has no registers for it.
+            int tokens = piece.tokens;
+            asm volatile("" : "+r"(tokens));
             const int first = place_.row_block * kRows, column = base + lane_ % 4 * 2;
-            const int visible[2] = {visible_tokens(p_, piece.tokens, first + row(0)),
-                                    visible_tokens(p_, piece.tokens, first + row(1))};
+            const int visible[2] = {visible_tokens(p_, tokens, first + row(0)),
+                                    visible_tokens(p_, tokens, first + row(1))};
 #pragma unroll
             for (int i = 0; i < 32; ++i) {
                 if (column + i / 4 * 8 + i % 2 >= visible[i / 2 % 2]) score_[i] = -INFINITY;
             }
-            if (base + kTokens > piece.tokens) clear_padding(piece.tokens - base);
+            if (base + kTokens > tokens) clear_padding(tokens - base);
         }
     }
 
-    __device__ __forceinline__ void raise_references() {
-        // Several chains for each row: one warp has a scheduler to itself here, nothing else hides latency.
-        float highest[4] = {score_[0], score_[2], score_[4], score_[6]};
-#pragma unroll
-        for (int i = 0; i < 32; ++i) highest[i / 2 % 4] = fmaxf(highest[i / 2 % 4], score_[i]);
-        float top[2] = {fmaxf(highest[0], highest[2]) * p_.scale_log2, fmaxf(highest[1], highest[3]) * p_.scale_log2};
-        // Mostly no row of the warp needs another reference, and then none needs to know its maximum.
-        raised_ = __any_sync(~0u, top[0] > reference_[0] + kSlack || top[1] > reference_[1] + kSlack);
-        if (!raised_) return;
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 1));
-            top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 2));
-            const float reference = top[h] > reference_[h] + kSlack ? top[h] : reference_[h];
-            rescale_[h] = exp2_approx(reference_[h] - reference);
-            reference_[h] = reference;
-            sum_[h] *= rescale_[h];
+    // P of a tile, and its sums. Scores that would exceed a reference by much show in the sums, so that no tile but
+    // the first of a piece needs its maxima. One row of the thread after the other: the scores of a row are kept until
+    // then, and there are not registers for all.
+    template <int kHalfRow>
+    __device__ __forceinline__ void softmax() {
+        float sum = weights<kHalfRow>();
+        const bool raise = __any_sync(~0u, sum > kSumLimit);
+        if (raise) {
+            raise_reference<kHalfRow>();
+            sum = weights<kHalfRow>();
         }
+        raised_ = kHalfRow == 0 ? raise : raised_ | raise * 2;
+        sum_[kHalfRow] += sum;
     }
 
-    __device__ __forceinline__ void weights() {
+    template <int kHalfRow>
+    __device__ __forceinline__ void raise_reference() {
+        float top = score_[kHalfRow * 2];
+#pragma unroll
+        for (int i = 0; i < 16; ++i) top = fmaxf(top, score_[i / 2 * 4 + kHalfRow * 2 + i % 2]);
+        top *= p_.scale_log2;
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+        const float reference = fmaxf(top, reference_[kHalfRow]);
+        const float rescale = exp2_approx(reference_[kHalfRow] - reference);
+        reference_[kHalfRow] = reference;
+        sum_[kHalfRow] *= rescale;
+        if (lane_ % 4 == 0)
+            store_shared(FLASHMLA_SHARED(shared_, rescale) + (p_phase_ * kRows + row(kHalfRow)) * 4, rescale);
+    }
+
+    template <int kHalfRow>
+    __device__ __forceinline__ float weights() {
         // The sum is of P before rounding: lse is exact to FP32.
-        float sum[4] = {};
+        float sum[2] = {};
 #pragma unroll
-        for (int i = 0; i < 32; i += 2) {
-            const float offset = -reference_[i / 2 % 2];
-            score_[i] = exp2_approx(fmaf(score_[i], p_.scale_log2, offset));
-            score_[i + 1] = exp2_approx(fmaf(score_[i + 1], p_.scale_log2, offset));
-            sum[i / 2 % 4] += score_[i];
-            sum[i / 2 % 4] += score_[i + 1];
-            packed_[i / 2] = T::pack(score_[i], score_[i + 1]);
+        for (int j = 0; j < 8; ++j) {
+            const float low = exp2_approx(fmaf(score_[j * 4 + kHalfRow * 2], p_.scale_log2, -reference_[kHalfRow]));
+            const float high = exp2_approx(fmaf(score_[j * 4 + kHalfRow * 2 + 1], p_.scale_log2, -reference_[kHalfRow]));
+            sum[j % 2] += low;
+            sum[j % 2] += high;
+            packed_[j * 2 + kHalfRow] = T::pack(low, high);
         }
-#pragma unroll
-        for (int h = 0; h < 2; ++h) sum_[h] += sum[h] + sum[h + 2];
+        return sum[0] + sum[1];
     }
 
     // Rows past the length may hold anything, NaN too, and P = 0 does not silence that.
@@ -277,14 +285,13 @@ class Scores {
     const DenseDecodeParams& p_;
     const uint32_t shared_, lane_;
     const Place place_;
-    uint32_t p_at_, rescale_at_;  // where this thread stores the first of its matrices of P, and its factors
+    uint32_t p_at_;  // where this thread stores the first of its matrices of P
     Ring ring_;
     uint32_t p_phase_ = 0, k_rope_phase_ = 0, q_tail_phase_ = 0, final_phase_ = 0;
     uint32_t q_[kRegisterTiles][4][4];
     float score_[32];
     uint32_t packed_[16];  // P
-    float rescale_[2];
-    bool raised_;
+    uint32_t raised_;  // a bit for each row of the thread
     float reference_[2], sum_[2];
     int all_visible_;
 };
