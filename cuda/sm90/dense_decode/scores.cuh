@@ -34,14 +34,16 @@ class Scores {
             if (piece.tile_begin < piece.tile_end) {
                 load_q();
                 mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_full), q_tail_phase_);
-                products<true>();
+                bool ready = operands_ready();
+                products<true>(ready);
                 for (int tile = piece.tile_begin;; ++tile) {
                     mask(piece, tile);
-                    softmax<0>();
-                    softmax<1>();
                     ring_.advance();
+                    // Asked here, where the answer has time to come.
+                    ready = operands_ready();
+                    softmax();
                     if (tile + 1 == piece.tile_end) break;
-                    products<false>();
+                    products<false>(ready);
                 }
                 store_p();
                 release_p();
@@ -55,9 +57,17 @@ class Scores {
   private:
     static constexpr bool kRope = kHeadDim > kLatent;
 
-    // The rows of this thread.
-    static __device__ __forceinline__ int row(int half) {
-        return threadIdx.x / 32 % 4 * 16 + half * 8 + threadIdx.x % 32 / 4;
+    // The thread of the warpgroup, asked anew: of what the loop over tiles needs rarely, or has time for, nothing shall
+    // wait in registers.
+    static __device__ __forceinline__ uint32_t thread_now() {
+        uint32_t thread;
+        asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+        return thread % 128;
+    }
+
+    // The rows of a thread.
+    static __device__ __forceinline__ int row(int half, uint32_t thread) {
+        return thread / 32 * 16 + half * 8 + thread % 32 / 4;
     }
 
     // What the loop over tiles needs is kept in a register; left to itself the compiler computes it anew from
@@ -95,11 +105,12 @@ class Scores {
     // S of a tile. While its products run, P of the tile before is stored, if there is one. It is given away at
     // their end, so that P V and softmax, not P V and these products, compete for nothing.
     template <bool kFirst>
-    __device__ __forceinline__ void products() {
+    __device__ __forceinline__ void products(bool ready) {
         const uint64_t k = wgmma_descriptor(FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes, 1024, 0);
         const uint64_t k_rope = wgmma_descriptor(FLASHMLA_SHARED(shared_, k_rope), 1024, 0);
         const uint64_t tail = wgmma_descriptor(FLASHMLA_SHARED(shared_, q_tail), 1024, 0);
-        wait_operands();
+        if (!ready) wait_operands();
+        k_rope_phase_ ^= 1;
         pin(score_);
         wgmma_fence();
         if constexpr (kRope) {
@@ -138,10 +149,11 @@ class Scores {
     __device__ __forceinline__ void store_p() {
         mbarrier_wait(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1);
         p_phase_ ^= 1;
-        if (lane_ == 0) store_shared(FLASHMLA_SHARED(shared_, rescales) + threadIdx.x / 32 % 4 * 4, raised_);
+        if (lane_ == 0) store_shared(FLASHMLA_SHARED(shared_, rescales) + thread_now() / 32 * 4, raised_);
+        const uint32_t at = kept(p_at_);
 #pragma unroll
         for (int i = 0; i < 16; i += 4)
-            stmatrix_x4(p_at_ ^ (i / 2 * 16), packed_[i], packed_[i + 1], packed_[i + 2], packed_[i + 3]);
+            stmatrix_x4(at ^ (i / 2 * 16), packed_[i], packed_[i + 1], packed_[i + 2], packed_[i + 3]);
         fence_proxy_async();
         __syncwarp();
     }
@@ -151,32 +163,30 @@ class Scores {
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, p_full));
     }
 
-    // All before the first product, and in one question if they are there: where other code comes between products
-    // they must be fenced anew, for which the hardware waits until all before are done.
-    __device__ __forceinline__ void wait_operands() {
+    // Whether the tile has arrived whole. All is asked before the first product: where other code comes between
+    // products they must be fenced anew, for which the hardware waits until all before are done.
+    __device__ __forceinline__ bool operands_ready() const {
         const uint32_t stage = FLASHMLA_SHARED(shared_, stage_full) + ring_.stage * (kBarriersPerStage * 8);
-        const uint32_t rope = FLASHMLA_SHARED(shared_, k_rope_full);
         static_assert(kBarriersPerStage == 2);
         bool ready = mbarrier_test(stage, ring_.phase) & mbarrier_test(stage + 8, ring_.phase);
-        if (kRope) ready &= mbarrier_test(rope, k_rope_phase_);
-        if (!ready) {
-            mbarrier_wait(stage, ring_.phase);
-            mbarrier_wait(stage + 8, ring_.phase);
-            if (kRope) mbarrier_wait(rope, k_rope_phase_);
-        }
-        k_rope_phase_ ^= 1;
+        if (kRope) ready &= mbarrier_test(FLASHMLA_SHARED(shared_, k_rope_full), k_rope_phase_);
+        return ready;
+    }
+
+    __device__ __forceinline__ void wait_operands() const {
+        wait_stage(0);
+        wait_stage(1);
+        if (kRope) mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_full), k_rope_phase_);
     }
 
     // What a row does not see, and the rows of K and V past the length.
     __device__ __forceinline__ void mask(const Piece& piece, int tile) {
         const int base = tile * kTokens;
         if (base + kTokens > all_visible_) {
-            // Computed here, where few tiles come: the loop has no registers for it.
-            int tokens = piece.tokens;
-            asm volatile("" : "+r"(tokens));
-            const int first = place_.row_block * kRows, column = base + lane_ % 4 * 2;
-            const int visible[2] = {visible_tokens(p_, tokens, first + row(0)),
-                                    visible_tokens(p_, tokens, first + row(1))};
+            const uint32_t thread = thread_now();
+            const int tokens = piece.tokens, first = place_.row_block * kRows, column = base + thread % 4 * 2;
+            const int visible[2] = {visible_tokens(p_, tokens, first + row(0, thread)),
+                                    visible_tokens(p_, tokens, first + row(1, thread))};
 #pragma unroll
             for (int i = 0; i < 32; ++i) {
                 if (column + i / 4 * 8 + i % 2 >= visible[i / 2 % 2]) score_[i] = -INFINITY;
@@ -186,18 +196,24 @@ class Scores {
     }
 
     // P of a tile, and its sums. Scores that would exceed a reference by much show in the sums, so that no tile but
-    // the first of a piece needs its maxima. One row of the thread after the other: the scores of a row are kept until
-    // then, and there are not registers for all.
-    template <int kHalfRow>
+    // the first of a piece needs its maxima. A row's scores are kept until its sum is known, for which there are not
+    // registers enough for both rows; but the second is begun before the first is judged, to hide latency.
     __device__ __forceinline__ void softmax() {
-        float sum = weights<kHalfRow>();
-        const bool raise = __any_sync(~0u, sum > kSumLimit);
-        if (raise) {
-            raise_reference<kHalfRow>();
-            sum = weights<kHalfRow>();
+        raised_ = 0;
+        float sum[2] = {weights<0, 0, 8>(), weights<1, 0, 4>()};
+        if (__any_sync(~0u, sum[0] > kSumLimit)) {
+            raise_reference<0>();
+            sum[0] = weights<0, 0, 8>();
+            raised_ = 1;
         }
-        raised_ = kHalfRow == 0 ? raise : raised_ | raise * 2;
-        sum_[kHalfRow] += sum;
+        sum[1] += weights<1, 4, 8>();
+        if (__any_sync(~0u, sum[1] > kSumLimit)) {
+            raise_reference<1>();
+            sum[1] = weights<1, 0, 8>();
+            raised_ |= 2;
+        }
+        sum_[0] += sum[0];
+        sum_[1] += sum[1];
     }
 
     template <int kHalfRow>
@@ -212,16 +228,17 @@ class Scores {
         const float rescale = exp2_approx(reference_[kHalfRow] - reference);
         reference_[kHalfRow] = reference;
         sum_[kHalfRow] *= rescale;
-        if (lane_ % 4 == 0)
-            store_shared(FLASHMLA_SHARED(shared_, rescale) + (p_phase_ * kRows + row(kHalfRow)) * 4, rescale);
+        const uint32_t thread = thread_now();
+        if (thread % 4 == 0)
+            store_shared(FLASHMLA_SHARED(shared_, rescale) + (p_phase_ * kRows + row(kHalfRow, thread)) * 4, rescale);
     }
 
-    template <int kHalfRow>
+    template <int kHalfRow, int kFrom, int kTo>
     __device__ __forceinline__ float weights() {
         // The sum is of P before rounding: lse is exact to FP32.
         float sum[2] = {};
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
+        for (int j = kFrom; j < kTo; ++j) {
             const float low = exp2_approx(fmaf(score_[j * 4 + kHalfRow * 2], p_.scale_log2, -reference_[kHalfRow]));
             const float high = exp2_approx(fmaf(score_[j * 4 + kHalfRow * 2 + 1], p_.scale_log2, -reference_[kHalfRow]));
             sum[j % 2] += low;
@@ -238,7 +255,7 @@ class Scores {
 #pragma unroll 1
         for (int c = 0; c < kColumnTiles; ++c) {
 #pragma unroll 1
-            for (int at = threadIdx.x % 128 * 16; at < bytes; at += 128 * 16)
+            for (int at = thread_now() * 16; at < bytes; at += 128 * 16)
                 clear_shared_16(stage + c * kTileBytes + valid * 128 + at);
         }
     }
@@ -246,6 +263,7 @@ class Scores {
     __device__ __forceinline__ void finish(const Piece& piece) {
         mbarrier_wait(FLASHMLA_SHARED(shared_, final_empty), final_phase_ ^ 1);
         final_phase_ ^= 1;
+        const uint32_t thread = thread_now();
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             float sum = sum_[h];
@@ -253,9 +271,9 @@ class Scores {
             sum += __shfl_xor_sync(~0u, sum, 2);
             // Whatever the row saw, its largest P is at least 2^-kSlack; NaN is not empty.
             const bool empty = sum == 0.f;
-            if (lane_ % 4 == 0) {
-                store_shared(FLASHMLA_SHARED(shared_, final_scale) + row(h) * 4, empty ? 0.f : 1.f / sum);
-                store_lse(piece, place_.row_block * kRows + row(h), empty ? -INFINITY : reference_[h] + log2f(sum));
+            if (thread % 4 == 0) {
+                store_shared(FLASHMLA_SHARED(shared_, final_scale) + row(h, thread) * 4, empty ? 0.f : 1.f / sum);
+                store_lse(piece, place_.row_block * kRows + row(h, thread), empty ? -INFINITY : reference_[h] + log2f(sum));
             }
         }
         __syncwarp();
@@ -278,7 +296,7 @@ class Scores {
         }
     }
 
-    __device__ __forceinline__ void wait_stage(int group) {
+    __device__ __forceinline__ void wait_stage(int group) const {
         mbarrier_wait(FLASHMLA_SHARED(shared_, stage_full) + (ring_.stage * kBarriersPerStage + group) * 8, ring_.phase);
     }
 
