@@ -20,27 +20,27 @@ class Output {
     __device__ __forceinline__ void run() {
         Pieces pieces(p_, place_.partition);
         Piece piece;
-        // Before the first piece there is none, but its loads are issued, as they are for every other one.
-        bool any = false, more;
-        do {
+        bool more = pieces.next(p_, piece);
+        if (more) load_tail(piece);
+        while (more) {
+            Piece next;
+            more = pieces.next(p_, next);
+            if (!more) next.tile_begin = next.tile_end = 0;
             // Not left to the first product: a dead accumulator frees its registers for the store.
             float acc[128];
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] = 0.f;
-            if (any && piece.tile_begin < piece.tile_end) {
+            if (piece.tile_begin < piece.tile_end) {
                 fill_ring();
                 load_k_rope(piece, piece.tile_begin + 1);
                 ring_.advance();
-                for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) product(acc, piece, tile);
+                for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) product(acc, piece, tile, next);
+            } else {
+                load_tail(next);
             }
-            Piece next;
-            more = pieces.next(p_, next);
-            // Before the output is stored, so that the scores of the next piece need not wait for that.
-            if (more && next.tile_begin < next.tile_end) load_tail(next);
-            if (any) finish(acc, piece);
+            finish(acc, piece);
             piece = next;
-            any = true;
-        } while (more);
+        }
     }
 
   private:
@@ -62,10 +62,10 @@ class Output {
         }
     }
 
-    // What a piece needs besides the ring.
+    // What a piece needs besides the ring, as soon as the scores of the piece before are done.
     __device__ __forceinline__ void load_tail(const Piece& piece) {
         if constexpr (kLeft) {
-            if (warp_ == 1) loader_.q_tail(piece);
+            if (warp_ == 1 && piece.tile_begin < piece.tile_end) loader_.q_tail(piece);
         }
         load_k_rope(piece, piece.tile_begin);
     }
@@ -79,7 +79,7 @@ class Output {
         }
     }
 
-    __device__ __forceinline__ void product(float (&acc)[128], const Piece& piece, int tile) {
+    __device__ __forceinline__ void product(float (&acc)[128], const Piece& piece, int tile, const Piece& next) {
         // The scores of the next tile are done when P of this one comes; the rotary part of the one after may follow.
         const bool rope = kRope && kLeft && warp_ == 0 && tile + 2 < piece.tile_end;
         if constexpr (kLeft) {
@@ -94,6 +94,7 @@ class Output {
             FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes + !kLeft * (kStageBytes / 2), 1024, kTileBytes);
         if constexpr (kLeft) {
             if (rope) loader_.k_rope(piece, tile + 2);
+            if (tile + 1 == piece.tile_end) load_tail(next);
         }
         // Computed here, not after the wait.
         asm volatile("" : "+l"(p), "+l"(v));

@@ -37,17 +37,18 @@ class Scores {
                 bool ready = operands_ready();
                 products<true>(ready);
                 for (int tile = piece.tile_begin;; ++tile) {
+                    const bool last = tile + 1 == piece.tile_end;
+                    if (last && lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, q_tail_empty));
                     mask(piece, tile);
                     ring_.advance();
                     // Asked here, where the answer has time to come.
                     ready = operands_ready();
                     softmax();
-                    if (tile + 1 == piece.tile_end) break;
+                    if (last) break;
                     products<false>(ready);
                 }
                 store_p();
                 release_p();
-                if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, q_tail_empty));
                 q_tail_phase_ ^= 1;
             }
             finish(piece);
