@@ -107,7 +107,9 @@ class Scores {
     // their end, so that P V and softmax, not P V and these products, compete for nothing.
     template <bool kFirst>
     __device__ __forceinline__ void products(bool ready) {
-        const uint64_t k = wgmma_descriptor(FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes, 1024, 0);
+        uint64_t k = wgmma_descriptor(FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes, 1024, 0);
+        // As one 64-bit value: taken apart, each product's descriptor would cost four instructions, not one.
+        asm volatile("" : "+l"(k));
         const uint64_t k_rope = wgmma_descriptor(FLASHMLA_SHARED(shared_, k_rope), 1024, 0);
         const uint64_t tail = wgmma_descriptor(FLASHMLA_SHARED(shared_, q_tail), 1024, 0);
         if (!ready) wait_operands();
