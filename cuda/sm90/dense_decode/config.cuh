@@ -44,9 +44,9 @@ constexpr int kColumnTiles = kLatent / kColumnTile;
 constexpr int kRegisterTiles = 7;
 constexpr int kTileBytes = kTokens * kColumnTile * 2;
 constexpr int kStageBytes = kColumnTiles * kTileBytes;
-// Of the products with K(i + 1), each of 16 columns, this many are still to do when P(i) is given away: what
-// the output warps need to begin takes as long.
-constexpr int kStepsAfterP = 8;
+// Of the products with K(i + 1), each of 16 columns, as many are issued before P(i) is stored as the hardware queues:
+// it holds seven, then it blocks the warp.
+constexpr int kStepsBeforeP = 6;
 // The column tiles of a stage arrive on two barriers, so that products begin before all came.
 constexpr int kBarriersPerStage = 2;
 constexpr int kTilesPerBarrier = kColumnTiles / kBarriersPerStage;

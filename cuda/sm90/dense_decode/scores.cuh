@@ -47,6 +47,7 @@ class Scores {
                     if (last) break;
                     products<false>(ready);
                 }
+                wait_p();
                 store_p();
                 release_p();
                 q_tail_phase_ ^= 1;
@@ -114,6 +115,7 @@ class Scores {
         const uint64_t tail = wgmma_descriptor(FLASHMLA_SHARED(shared_, q_tail), 1024, 0);
         if (!ready) wait_operands();
         k_rope_phase_ ^= 1;
+        if constexpr (!kFirst) wait_p();
         pin(score_);
         wgmma_fence();
         if constexpr (kRope) {
@@ -123,9 +125,25 @@ class Scores {
                 wgmma_m64n64k16_ss<T>(score_, tail + (kTileBytes >> 4) + i * 2, k_rope + i * 2, i > 0);
             wgmma_commit();
         }
+        latent_products<0, kStepsBeforeP>(k, tail);
+        wgmma_commit();
+        if constexpr (!kFirst) store_p();
+        if constexpr (kRope) {
+            wgmma_wait<1>();
+            if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_empty));
+        }
+        latent_products<kStepsBeforeP, kLatent / 16>(k, tail);
+        wgmma_commit();
+        // The last few are only issued, not done: the output warps need as long to begin.
+        if constexpr (!kFirst) release_p();
+        wgmma_wait<0>();
+        pin(score_);
+    }
+
+    template <int kFrom, int kTo>
+    __device__ __forceinline__ void latent_products(uint64_t k, uint64_t tail) {
 #pragma unroll
-        for (int step = 0; step < kLatent / 16; ++step) {
-            if (step == kLatent / 16 - kStepsAfterP) wgmma_commit();
+        for (int step = kFrom; step < kTo; ++step) {
             const int c = step / 4, i = step % 4;
             const uint64_t b = k + ((c * kTileBytes + i * 32) >> 4);
             if (c < kRegisterTiles) {
@@ -134,24 +152,16 @@ class Scores {
                 wgmma_m64n64k16_ss<T>(score_, tail + i * 2, b, 1);
             }
         }
-        wgmma_commit();
-        if constexpr (kRope) {
-            wgmma_wait<2>();
-            if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_empty));
-        }
-        if constexpr (!kFirst) {
-            store_p();
-            wgmma_wait<1>();
-            release_p();
-        }
-        wgmma_wait<0>();
-        pin(score_);
     }
 
-    // P of the last tile, when the output warps are done with the one before.
-    __device__ __forceinline__ void store_p() {
+    // Until the output warps are done with the P before.
+    __device__ __forceinline__ void wait_p() {
         mbarrier_wait(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1);
         p_phase_ ^= 1;
+    }
+
+    // P of the last tile.
+    __device__ __forceinline__ void store_p() {
         if (lane_ == 0) store_shared(FLASHMLA_SHARED(shared_, rescales) + thread_now() / 32 * 4, raised_);
         const uint32_t at = kept(p_at_);
 #pragma unroll
