@@ -47,6 +47,9 @@ constexpr int kStageBytes = kColumnTiles * kTileBytes;
 // Of the products with K(i + 1), each of 16 columns, as many are issued before P(i) is stored as the hardware queues:
 // it holds seven, then it blocks the warp.
 constexpr int kStepsBeforeP = 6;
+// When P(i) is given away this many are still to be issued: what the output warps need to begin takes longer than the
+// seven in the queue.
+constexpr int kStepsAfterP = 8;
 // The column tiles of a stage arrive on two barriers, so that products begin before all came.
 constexpr int kBarriersPerStage = 2;
 constexpr int kTilesPerBarrier = kColumnTiles / kBarriersPerStage;

@@ -132,10 +132,10 @@ class Scores {
             wgmma_wait<1>();
             if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_empty));
         }
-        latent_products<kStepsBeforeP, kLatent / 16>(k, tail);
-        wgmma_commit();
-        // The last few are only issued, not done: the output warps need as long to begin.
+        latent_products<kStepsBeforeP, kLatent / 16 - kStepsAfterP>(k, tail);
         if constexpr (!kFirst) release_p();
+        latent_products<kLatent / 16 - kStepsAfterP, kLatent / 16>(k, tail);
+        wgmma_commit();
         wgmma_wait<0>();
         pin(score_);
     }
