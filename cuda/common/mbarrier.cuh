@@ -62,6 +62,21 @@ __device__ __forceinline__ bool mbarrier_test(uint32_t barrier, uint32_t parity)
     return done;
 }
 
+// The same, after waiting for a while if it has not.
+__device__ __forceinline__ bool mbarrier_try(uint32_t barrier, uint32_t parity) {
+    uint32_t done;
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n"
+        "}\n"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    return done;
+}
+
 // Orders this thread's ordinary shared-memory accesses before later ones of the copy engine and
 // the matrix units (after a barrier that the writers pass).
 __device__ __forceinline__ void fence_proxy_async() {

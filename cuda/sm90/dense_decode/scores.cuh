@@ -115,7 +115,6 @@ class Scores {
         const uint64_t tail = wgmma_descriptor(FLASHMLA_SHARED(shared_, q_tail), 1024, 0);
         if (!ready) wait_operands();
         k_rope_phase_ ^= 1;
-        if constexpr (!kFirst) wait_p();
         pin(score_);
         wgmma_fence();
         if constexpr (kRope) {
@@ -127,7 +126,10 @@ class Scores {
         }
         latent_products<0, kStepsBeforeP>(k, tail);
         wgmma_commit();
-        if constexpr (!kFirst) store_p();
+        if constexpr (!kFirst) {
+            wait_p();
+            store_p();
+        }
         if constexpr (kRope) {
             wgmma_wait<1>();
             if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_empty));
@@ -156,7 +158,8 @@ class Scores {
 
     // Until the output warps are done with the P before.
     __device__ __forceinline__ void wait_p() {
-        mbarrier_wait(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1);
+        // By vote: the compiler must see that the warp stays together.
+        while (!__all_sync(~0u, mbarrier_try(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1))) {}
         p_phase_ ^= 1;
     }
 
