@@ -126,15 +126,41 @@ class Output {
     __device__ __forceinline__ void finish(float (&acc)[128], const Piece& piece) {
         mbarrier_wait(FLASHMLA_SHARED(shared_, final_full), final_phase_);
         final_phase_ ^= 1;
-        const float f0 = s_.final_scale[row(0)], f1 = s_.final_scale[row(1)];
+        const float sums[2] = {s_.final_sum[row(0)], s_.final_sum[row(1)]};
+        const float references[2] = {s_.final_reference[row(0)], s_.final_reference[row(1)]};
         __syncwarp();
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_empty));
+        // Whatever a row saw, its largest P is at least 2^-5; NaN is not empty.
+        const float f0 = sums[0] == 0.f ? 0.f : 1.f / sums[0], f1 = sums[1] == 0.f ? 0.f : 1.f / sums[1];
         if (piece.whole) {
             store_row<0>(acc, piece, f0);
             store_row<1>(acc, piece, f1);
         } else {
             store_split_row<0>(acc, piece, f0);
             store_split_row<1>(acc, piece, f1);
+        }
+        if (kLeft && lane_ % 4 == 0) {
+#pragma unroll 1
+            for (int h = 0; h < 2; ++h) {
+                const float sum = h ? sums[1] : sums[0], reference = h ? references[1] : references[0];
+                store_lse(piece, place_.row_block * kRows + row(h), sum == 0.f ? -INFINITY : reference + log2f(sum));
+            }
+        }
+    }
+
+    __device__ __forceinline__ void store_lse(const Piece& piece, int row, float lse2) {
+        if (row >= p_.rows) return;
+        if (piece.whole) {
+            if (p_.lse == 0) return;
+            const int token = divide(row, p_.group_magic, p_.group_shift);
+            const int head = place_.kv_head * p_.group + row - token * p_.group;
+            float lse = lse2 * kLn2;
+            if (lse2 == -INFINITY && p_.lse_empty_pos_inf) lse = INFINITY;
+            reinterpret_cast<float*>(p_.lse)[piece.request * p_.lse_strides[0] + head * p_.lse_strides[1] +
+                                             token * p_.lse_strides[2]] = lse;
+        } else if (piece.slot >= 0) {
+            const int64_t at = (int64_t(piece.slot) * p_.h_kv + place_.kv_head) * p_.rows + row;
+            reinterpret_cast<float*>(p_.split_lse)[at] = lse2;
         }
     }
 

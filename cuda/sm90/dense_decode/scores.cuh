@@ -36,6 +36,7 @@ class Scores {
                 mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_full), q_tail_phase_);
                 bool ready = operands_ready();
                 products<true>(ready);
+                bool first = true;
                 for (int tile = piece.tile_begin;; ++tile) {
                     const bool last = tile + 1 == piece.tile_end;
                     if (last && lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, q_tail_empty));
@@ -43,8 +44,9 @@ class Scores {
                     ring_.advance();
                     // Asked here, where the answer has time to come.
                     ready = operands_ready();
-                    softmax();
+                    softmax(first);
                     if (last) break;
+                    first = false;
                     products<false>(ready);
                 }
                 wait_p();
@@ -52,7 +54,7 @@ class Scores {
                 release_p();
                 q_tail_phase_ ^= 1;
             }
-            finish(piece);
+            finish();
         }
     }
 
@@ -134,6 +136,7 @@ class Scores {
             wgmma_wait<1>();
             if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_empty));
         }
+        wgmma_fence();
         latent_products<kStepsBeforeP, kLatent / 16 - kStepsAfterP>(k, tail);
         if constexpr (!kFirst) release_p();
         latent_products<kLatent / 16 - kStepsAfterP, kLatent / 16>(k, tail);
@@ -214,8 +217,12 @@ class Scores {
     // P of a tile, and its sums. Scores that would exceed a reference by much show in the sums, so that no tile but
     // the first of a piece needs its maxima. A row's scores are kept until its sum is known, for which there are not
     // registers enough for both rows; but the second is begun before the first is judged, to hide latency.
-    __device__ __forceinline__ void softmax() {
+    __device__ __forceinline__ void softmax(bool first) {
         raised_ = 0;
+        if (first) {
+            raise_reference<0>();
+            raise_reference<1>();
+        }
         float sum[2] = {weights<0, 0, 8>(), weights<1, 0, 4>()};
         if (__any_sync(~0u, sum[0] > kSumLimit)) {
             raise_reference<0>();
@@ -276,7 +283,8 @@ class Scores {
         }
     }
 
-    __device__ __forceinline__ void finish(const Piece& piece) {
+    // Sums and references go to the output warps, who have time for the rest.
+    __device__ __forceinline__ void finish() {
         mbarrier_wait(FLASHMLA_SHARED(shared_, final_empty), final_phase_ ^ 1);
         final_phase_ ^= 1;
         const uint32_t thread = thread_now();
@@ -285,31 +293,13 @@ class Scores {
             float sum = sum_[h];
             sum += __shfl_xor_sync(~0u, sum, 1);
             sum += __shfl_xor_sync(~0u, sum, 2);
-            // Whatever the row saw, its largest P is at least 2^-kSlack; NaN is not empty.
-            const bool empty = sum == 0.f;
             if (thread % 4 == 0) {
-                store_shared(FLASHMLA_SHARED(shared_, final_scale) + row(h, thread) * 4, empty ? 0.f : 1.f / sum);
-                store_lse(piece, place_.row_block * kRows + row(h, thread), empty ? -INFINITY : reference_[h] + log2f(sum));
+                store_shared(FLASHMLA_SHARED(shared_, final_sum) + row(h, thread) * 4, sum);
+                store_shared(FLASHMLA_SHARED(shared_, final_reference) + row(h, thread) * 4, reference_[h]);
             }
         }
         __syncwarp();
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_full));
-    }
-
-    __device__ __forceinline__ void store_lse(const Piece& piece, int row, float lse2) {
-        if (row >= p_.rows) return;
-        if (piece.whole) {
-            if (p_.lse == 0) return;
-            const int token = divide(row, p_.group_magic, p_.group_shift);
-            const int head = place_.kv_head * p_.group + row - token * p_.group;
-            float lse = lse2 * kLn2;
-            if (lse2 == -INFINITY && p_.lse_empty_pos_inf) lse = INFINITY;
-            reinterpret_cast<float*>(p_.lse)[piece.request * p_.lse_strides[0] + head * p_.lse_strides[1] +
-                                             token * p_.lse_strides[2]] = lse;
-        } else if (piece.slot >= 0) {
-            const int64_t at = (int64_t(piece.slot) * p_.h_kv + place_.kv_head) * p_.rows + row;
-            reinterpret_cast<float*>(p_.split_lse)[at] = lse2;
-        }
     }
 
     __device__ __forceinline__ void wait_stage(int group) const {
