@@ -114,10 +114,8 @@ class Output {
         if constexpr (!kLeft) loader_.advance();
         wgmma_wait<0>();
         pin(acc);
-        if (lane_ == 0) {
-            mbarrier_arrive(FLASHMLA_SHARED(shared_, p_empty));
-            mbarrier_arrive(FLASHMLA_SHARED(shared_, stage_empty) + ring_.stage * 8);
-        }
+        mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, p_empty), lane_);
+        mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, stage_empty) + ring_.stage * 8, lane_);
         __syncwarp();
         if constexpr (!kLeft) loader_.issue(ring_);
         ring_.advance();
@@ -129,7 +127,7 @@ class Output {
         const float sums[2] = {s_.final_sum[row(0)], s_.final_sum[row(1)]};
         const float references[2] = {s_.final_reference[row(0)], s_.final_reference[row(1)]};
         __syncwarp();
-        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_empty));
+        mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, final_empty), lane_);
         // Whatever a row saw, its largest P is at least 2^-5; NaN is not empty.
         const float f0 = sums[0] == 0.f ? 0.f : 1.f / sums[0], f1 = sums[1] == 0.f ? 0.f : 1.f / sums[1];
         if (piece.whole) {

@@ -39,7 +39,7 @@ class Scores {
                 bool first = true;
                 for (int tile = piece.tile_begin;; ++tile) {
                     const bool last = tile + 1 == piece.tile_end;
-                    if (last && lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, q_tail_empty));
+                    if (last) mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, q_tail_empty), lane_);
                     mask(piece, tile);
                     ring_.advance();
                     // Asked here, where the answer has time to come.
@@ -102,7 +102,7 @@ class Scores {
         }
         __syncwarp();
         // In the place of both halves of the output warps, who skip this stage.
-        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, stage_empty) + ring_.stage * 8, 2);
+        mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, stage_empty) + ring_.stage * 8, lane_, 2);
         ring_.advance();
     }
 
@@ -134,7 +134,7 @@ class Scores {
         }
         if constexpr (kRope) {
             wgmma_wait<1>();
-            if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_empty));
+            mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, k_rope_empty), lane_);
         }
         wgmma_fence();
         latent_products<kStepsBeforeP, kLatent / 16 - kStepsAfterP>(k, tail);
@@ -179,7 +179,7 @@ class Scores {
 
     // The P stored last goes to the output warps.
     __device__ __forceinline__ void release_p() {
-        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, p_full));
+        mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, p_full), lane_);
     }
 
     // Whether the tile has arrived whole. All is asked before the first product: where other code comes between
@@ -299,7 +299,7 @@ class Scores {
             }
         }
         __syncwarp();
-        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_full));
+        mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, final_full), lane_);
     }
 
     __device__ __forceinline__ void wait_stage(int group) const {
