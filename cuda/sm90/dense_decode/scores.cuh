@@ -42,9 +42,7 @@ class Scores {
                     if (last) mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, q_tail_empty), lane_);
                     mask(piece, tile);
                     ring_.advance();
-                    // Asked here, where the answer has time to come.
-                    ready = operands_ready();
-                    softmax(first);
+                    ready = softmax(first);
                     if (last) break;
                     first = false;
                     products<false>(ready);
@@ -217,7 +215,8 @@ class Scores {
     // P of a tile, and its sums. Scores that would exceed a reference by much show in the sums, so that no tile but
     // the first of a piece needs its maxima. A row's scores are kept until its sum is known, for which there are not
     // registers enough for both rows; but the second is begun before the first is judged, to hide latency.
-    __device__ __forceinline__ void softmax(bool first) {
+    // Returns whether the next tile's products can begin.
+    __device__ __forceinline__ bool softmax(bool first) {
         raised_ = 0;
         if (first) {
             raise_reference<0>();
@@ -230,6 +229,8 @@ class Scores {
             raised_ = 1;
         }
         sum[1] += weights<1, 4, 8>();
+        // Asked as late as the answer has time to come.
+        const bool ready = operands_ready();
         if (__any_sync(~0u, sum[1] > kSumLimit)) {
             raise_reference<1>();
             sum[1] = weights<1, 0, 8>();
@@ -237,6 +238,7 @@ class Scores {
         }
         sum_[0] += sum[0];
         sum_[1] += sum[1];
+        return ready;
     }
 
     template <int kHalfRow>
