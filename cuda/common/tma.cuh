@@ -31,11 +31,6 @@ __device__ __forceinline__ void tma_prefetch_5d(const TensorMap* map, int x0, in
                  : "memory");
 }
 
-// Brings a line into L2, by an ordinary thread.
-__device__ __forceinline__ void prefetch_l2(uint64_t address) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
-}
-
 // True in one thread of a converged warp; the compiler knows that it is one.
 __device__ __forceinline__ bool elect_one() {
     uint32_t elected;

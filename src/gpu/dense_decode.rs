@@ -171,8 +171,6 @@ impl GpuDevice {
             cache_seqlens_stride: problem.cache_seqlens.strides[0],
             block_table: problem.block_table.addr,
             block_table_strides: problem.block_table.strides,
-            kv_cache: problem.kv_cache.addr,
-            kv_cache_strides: outer_strides(&problem.kv_cache),
             borders: plan + layout.borders,
             // The borders say it all in a default plan, which saves each block a read.
             requests: if shape.batch_invariant { plan + layout.requests } else { 0 },
@@ -190,7 +188,6 @@ impl GpuDevice {
             row_blocks: grid.row_blocks as i32,
             partitions: grid.partitions as i32,
             page_block_size: shape.page_block_size as i32,
-            pages: shape.num_blocks.min(i32::MAX as i64) as i32,
             group_magic: group.magic,
             group_shift: group.shift,
             page_magic: page.magic,
@@ -202,7 +199,6 @@ impl GpuDevice {
             lse_empty_pos_inf: shape.lse_empty_pos_inf as i32,
             scale_log2: (problem.softmax_scale as f64 * std::f64::consts::LOG2_E) as f32,
             slots: split.slots as i32,
-            reserved: 0,
         };
         let launch = Launch {
             kernel: self.dense_decode.decode[decode_index(shape)],

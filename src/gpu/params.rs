@@ -30,9 +30,6 @@ pub struct DenseDecodeParams {
     pub cache_seqlens_stride: i64,
     pub block_table: u64,
     pub block_table_strides: [i64; 2],
-    /// What the tensor maps describe, for prefetches; strides of page, token, head.
-    pub kv_cache: u64,
-    pub kv_cache_strides: [i64; 3],
     /// The plan; `requests` is 0 unless it is batch-invariant, others say nothing there.
     pub borders: u64,
     pub requests: u64,
@@ -56,8 +53,6 @@ pub struct DenseDecodeParams {
     pub row_blocks: i32,
     pub partitions: i32,
     pub page_block_size: i32,
-    /// Pages of the cache that a block table can name.
-    pub pages: i32,
     /// Divisions by `group` and `page_block_size`, see `Divisor`.
     pub group_magic: u32,
     pub group_shift: u32,
@@ -75,7 +70,6 @@ pub struct DenseDecodeParams {
     pub scale_log2: f32,
     /// Accumulators that the workspace holds: a plan for other lengths must not lead past them.
     pub slots: i32,
-    pub reserved: i32,
 }
 
 /// `cuda/any/combine.cu`

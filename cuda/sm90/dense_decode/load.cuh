@@ -99,21 +99,6 @@ class RingLoader {
             following_ = locate(p_, piece_, (tile_ + 1) * kTokens);
     }
 
-    // Brings the tile after the item at hand into L2: its copy comes a tile later, and memory that is busy answers late.
-    // The thread blocks that read the same tile share the work.
-    __device__ __forceinline__ void prefetch() const {
-        if (p_.kv_box_tokens != kTokens || tile_ + 1 < piece_.tile_begin || tile_ + 1 >= piece_.tile_end) return;
-        if (uint32_t(following_.page) >= uint32_t(p_.pages)) return;
-        constexpr int kLines = kColumnTiles + kRope;  // of 128 bytes, of a token
-        const uint64_t base = p_.kv_cache + (following_.page * p_.kv_cache_strides[0] + following_.offset * p_.kv_cache_strides[1] +
-                                             place_.kv_head * p_.kv_cache_strides[2]) * 2;
-#pragma unroll 1
-        for (int line = threadIdx.x % 128 * p_.row_blocks + place_.row_block; line < kTokens * kLines; line += 128 * p_.row_blocks) {
-            const int token = line / kLines;
-            prefetch_l2(base + token * p_.kv_cache_strides[1] * 2 + (line - token * kLines) * 128);
-        }
-    }
-
   private:
     static constexpr int kGroupBytes = kTilesPerBarrier * kTileBytes;
 
@@ -121,6 +106,11 @@ class RingLoader {
 #pragma unroll
         for (int g = 0; g < kBarriersPerStage; ++g)
             copy_k(maps_.kv, next_, place_.kv_head, g * kTilesPerBarrier, stage + g * kGroupBytes, full + g * 8);
+        // The rotary part gets its buffer later than the latent part and is needed as soon: it should be in L2
+        // then. (Of the latent part a prefetch costs more than it gives: L2 is asked by each block apart, where loads
+        // of blocks that run side by side are merged.)
+        if (kRope && tile_ + 1 < piece_.tile_end)
+            tma_prefetch_5d(maps_.kv_rope, 0, following_.offset, 0, place_.kv_head, following_.page);
     }
 
     // Pages of fewer than 64 tokens: lanes look the boxes up, warps take column tiles in turn.

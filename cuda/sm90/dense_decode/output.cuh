@@ -111,10 +111,7 @@ class Output {
 #pragma unroll
         for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_sv<T>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
         wgmma_commit();
-        if constexpr (!kLeft) {
-            loader_.advance();
-            loader_.prefetch();
-        }
+        if constexpr (!kLeft) loader_.advance();
         wgmma_wait<0>();
         pin(acc);
         mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, p_empty), lane_);
