@@ -129,7 +129,7 @@ class Output {
         __syncwarp();
         mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, final_empty), lane_);
         // Whatever a row saw, its largest P is at least 2^-5; NaN is not empty.
-        const float f0 = sums[0] == 0.f ? 0.f : 1.f / sums[0], f1 = sums[1] == 0.f ? 0.f : 1.f / sums[1];
+        const float f0 = sums[0] == 0.f ? 0.f : rcp_approx(sums[0]), f1 = sums[1] == 0.f ? 0.f : rcp_approx(sums[1]);
         if (piece.whole) {
             store_row<0>(acc, piece, f0);
             store_row<1>(acc, piece, f1);
@@ -141,7 +141,7 @@ class Output {
 #pragma unroll 1
             for (int h = 0; h < 2; ++h) {
                 const float sum = h ? sums[1] : sums[0], reference = h ? references[1] : references[0];
-                store_lse(piece, place_.row_block * kRows + row(h), sum == 0.f ? -INFINITY : reference + log2f(sum));
+                store_lse(piece, place_.row_block * kRows + row(h), sum == 0.f ? -INFINITY : reference + log2_approx(sum));
             }
         }
     }
@@ -162,26 +162,19 @@ class Output {
         }
     }
 
-    // The four threads of a row exchange their pairs of columns, so that each stores 16 bytes.
+    // Of code that runs once a piece every line comes from far away: short is fast.
     template <int kHalfRow>
     __device__ __forceinline__ void store_row(float (&acc)[128], const Piece& piece, float scale) {
         const int row = place_.row_block * kRows + this->row(kHalfRow);
-        const int t = lane_ % 4;
+        if (row >= p_.rows) return;
         const int token = divide(row, p_.group_magic, p_.group_shift);
         const int head = place_.kv_head * p_.group + row - token * p_.group;
-        uint16_t* out = reinterpret_cast<uint16_t*>(p_.out) + piece.request * p_.out_strides[0] +
-                        token * p_.out_strides[1] + head * p_.out_strides[2] + !kLeft * kColumns + t * 8;
+        uint32_t* out = reinterpret_cast<uint32_t*>(
+            reinterpret_cast<uint16_t*>(p_.out) + piece.request * p_.out_strides[0] + token * p_.out_strides[1] +
+            head * p_.out_strides[2] + !kLeft * kColumns + lane_ % 4 * 2);
 #pragma unroll
-        for (int j = 0; j < kColumns / 8; j += 4) {
-            uint32_t x[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const int at = (j + i) * 4 + kHalfRow * 2;
-                x[i] = T::pack(acc[at] * scale, acc[at + 1] * scale);
-            }
-            transpose_4x4(x, lane_);
-            if (row < p_.rows) *reinterpret_cast<uint4*>(out + j * 8) = make_uint4(x[0], x[1], x[2], x[3]);
-        }
+        for (int j = 0; j < kColumns / 8; ++j)
+            out[j * 4] = T::pack(acc[j * 4 + kHalfRow * 2] * scale, acc[j * 4 + kHalfRow * 2 + 1] * scale);
     }
 
     template <int kHalfRow>

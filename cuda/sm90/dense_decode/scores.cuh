@@ -34,10 +34,10 @@ class Scores {
             if (piece.tile_begin < piece.tile_end) {
                 load_q();
                 mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_full), q_tail_phase_);
-                bool ready = operands_ready();
-                products<true>(ready);
-                bool first = true;
+                q_tail_phase_ ^= 1;
+                bool first = true, ready = operands_ready();
                 for (int tile = piece.tile_begin;; ++tile) {
+                    products(ready, !first);
                     const bool last = tile + 1 == piece.tile_end;
                     if (last) mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, q_tail_empty), lane_);
                     mask(piece, tile);
@@ -45,12 +45,10 @@ class Scores {
                     ready = softmax(first);
                     if (last) break;
                     first = false;
-                    products<false>(ready);
                 }
                 wait_p();
                 store_p();
                 release_p();
-                q_tail_phase_ ^= 1;
             }
             finish();
         }
@@ -104,10 +102,11 @@ class Scores {
         ring_.advance();
     }
 
-    // S of a tile. While its products run, P of the tile before is stored, if there is one. It is given away at
-    // their end, so that P V and softmax, not P V and these products, compete for nothing.
-    template <bool kFirst>
-    __device__ __forceinline__ void products(bool ready) {
+    // S of a tile. While its products run, P of the tile before is stored, if there is one (`pending`). It is given away
+    // before their end, so that P V begins when they end.
+    //
+    // Between the products nothing may look to the compiler as if threads of a warp diverged: it serialises them all then.
+    __device__ __forceinline__ void products(bool ready, bool pending) {
         uint64_t k = wgmma_descriptor(FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes, 1024, 0);
         // As one 64-bit value: taken apart, each product's descriptor would cost four instructions, not one.
         asm volatile("" : "+l"(k));
@@ -126,7 +125,8 @@ class Scores {
         }
         latent_products<0, kStepsBeforeP>(k, tail);
         wgmma_commit();
-        if constexpr (!kFirst) {
+        pending = __any_sync(~0u, pending);
+        if (pending) {
             wait_p();
             store_p();
         }
@@ -136,7 +136,7 @@ class Scores {
         }
         wgmma_fence();
         latent_products<kStepsBeforeP, kLatent / 16 - kStepsAfterP>(k, tail);
-        if constexpr (!kFirst) release_p();
+        if (pending) release_p();
         latent_products<kLatent / 16 - kStepsAfterP, kLatent / 16>(k, tail);
         wgmma_commit();
         wgmma_wait<0>();
