@@ -21,8 +21,8 @@
 //   output        | waits                   | P(i) V(i)      | waits                       | P(i + 1) V(i + 1)
 //   matrix units  | Q K(i + 1)              | P(i) V(i)      | Q K(i + 2)                  | P(i + 1) V(i + 1)
 //
-// P(i) stays in registers until P(i - 1) V(i - 1) is done, and is given away just before the products with
-// K(i + 1) end: products of 256 columns take the matrix units from those of 64.
+// P(i) stays in registers until P(i - 1) V(i - 1) is done, is stored while products with K(i + 1) are queued, and given
+// away before the last of them: products of 256 columns take the matrix units from those of 64, but need time to begin.
 //
 // Thread blocks with other rows of a request run side by side and ask for the same tiles at about the same
 // time; the hardware merges such requests on the way to L2. (Sharing by multicast in clusters moves more bytes

@@ -2,6 +2,7 @@
 // the products these warps issue the copies (load.cuh).
 #pragma once
 #include "common/mbarrier.cuh"
+#include "common/shared.cuh"
 #include "common/wgmma.cuh"
 #include "sm90/dense_decode/load.cuh"
 #include "sm90/dense_decode/work.cuh"
@@ -96,6 +97,7 @@ class Output {
             if (rope) loader_.k_rope(piece, tile + 2);
             if (tile + 1 == piece.tile_end) load_tail(next);
         }
+        if ((tile + 1) * kTokens > piece.tokens) clear_padding(piece.tokens - tile * kTokens);
         // Computed here, not after the wait.
         asm volatile("" : "+l"(p), "+l"(v));
         mbarrier_wait(FLASHMLA_SHARED(shared_, p_full), p_phase_);
@@ -119,6 +121,21 @@ class Output {
         __syncwarp();
         if constexpr (!kLeft) loader_.issue(ring_);
         ring_.advance();
+    }
+
+    // Rows of V past the length may hold anything, NaN too, and P = 0 does not silence that. (That the scores warps may
+    // still read them as K is as well: what comes of that is masked.)
+    __device__ __forceinline__ void clear_padding(int valid) {
+        const uint32_t half = FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes + !kLeft * (kStageBytes / 2);
+        const int bytes = (kTokens - valid) * 128;
+#pragma unroll 1
+        for (int at = threadIdx.x % 128 * 16; at < bytes; at += 128 * 16) {
+#pragma unroll
+            for (int c = 0; c < kColumnTiles / 2; ++c) clear_shared_16(half + c * kTileBytes + valid * 128 + at);
+        }
+        fence_proxy_async();
+        // Each warp's products read what all of the half cleared.
+        asm volatile("bar.sync %0, 128;" ::"n"(kLeft ? 1 : 2) : "memory");
     }
 
     __device__ __forceinline__ void finish(float (&acc)[128], const Piece& piece) {

@@ -1,9 +1,9 @@
 // The scores warps: S = Q K^T, softmax, and P to shared memory.
 //
-// Softmax runs in base 2 on S * scale * log2(e). A row's reference is a maximum that is raised only
-// when it would be exceeded by more than kSlack: P then reaches 2^kSlack at most, keeps its relative
-// precision, and most tiles leave the accumulator alone. Sums and output use the same reference, so
-// nothing is approximate.
+// Softmax runs in base 2 on S * scale * log2(e). A row's reference is the maximum of the first tile; it is raised only
+// when P relative to it becomes large, which shows in the sums that are made anyway: P then reaches kSumLimit at most,
+// keeps its relative precision, most tiles leave the accumulator alone, and need no maxima. Sums and output use the same
+// reference, so nothing is approximate.
 #pragma once
 #include "common/mbarrier.cuh"
 #include "common/shared.cuh"
@@ -12,6 +12,7 @@
 
 namespace flashmla::sm90::dense_decode {
 
+// Of what a thread adds up of a row in a tile: 16 numbers, so that it is never met where none is above 1.
 constexpr float kSumLimit = 32.f;
 // The reference of a row that has seen nothing yet: finite, so that P = exp2(-inf - reference) is 0.
 constexpr float kNoReference = -1e30f;
@@ -196,19 +197,17 @@ class Scores {
         if (kRope) mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_full), k_rope_phase_);
     }
 
-    // What a row does not see, and the rows of K and V past the length.
+    // What a row does not see.
     __device__ __forceinline__ void mask(const Piece& piece, int tile) {
         const int base = tile * kTokens;
-        if (base + kTokens > all_visible_) {
-            const uint32_t thread = thread_now();
-            const int tokens = piece.tokens, first = place_.row_block * kRows, column = base + thread % 4 * 2;
-            const int visible[2] = {visible_tokens(p_, tokens, first + row(0, thread)),
-                                    visible_tokens(p_, tokens, first + row(1, thread))};
+        if (base + kTokens <= all_visible_) return;
+        const uint32_t thread = thread_now();
+        const int first = place_.row_block * kRows, column = base + thread % 4 * 2;
+        const int visible[2] = {visible_tokens(p_, piece.tokens, first + row(0, thread)) - column,
+                                visible_tokens(p_, piece.tokens, first + row(1, thread)) - column};
 #pragma unroll
-            for (int i = 0; i < 32; ++i) {
-                if (column + i / 4 * 8 + i % 2 >= visible[i / 2 % 2]) score_[i] = -INFINITY;
-            }
-            if (base + kTokens > tokens) clear_padding(tokens - base);
+        for (int i = 0; i < 32; ++i) {
+            if (visible[i / 2 % 2] <= i / 4 * 8 + i % 2) score_[i] = -INFINITY;
         }
     }
 
@@ -271,18 +270,6 @@ class Scores {
             packed_[j * 2 + kHalfRow] = T::pack(low, high);
         }
         return sum[0] + sum[1];
-    }
-
-    // Rows past the length may hold anything, NaN too, and P = 0 does not silence that.
-    __device__ __forceinline__ void clear_padding(int valid) {
-        const uint32_t stage = FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes;
-        const int bytes = (kTokens - valid) * 128;
-#pragma unroll 1
-        for (int c = 0; c < kColumnTiles; ++c) {
-#pragma unroll 1
-            for (int at = thread_now() * 16; at < bytes; at += 128 * 16)
-                clear_shared_16(stage + c * kTileBytes + valid * 128 + at);
-        }
     }
 
     // Sums and references go to the output warps, who have time for the rest.
