@@ -92,7 +92,7 @@ class Scores {
         const uint32_t q_row = threadIdx.x / 32 % 4 * 16 + (matrix & 1) * 8 + lane_ % 8;
 #pragma unroll
         for (int c = 0; c < kRegisterTiles; ++c) {
-            if (c % kTilesPerBarrier == 0) wait_stage(c / kTilesPerBarrier);
+            if (c % kTilesPerBarrier == 0) mbarrier_wait(stage_full(c / kTilesPerBarrier), ring_.phase);
 #pragma unroll
             for (int k = 0; k < 4; ++k)
                 ldmatrix_x4(q_[c][k], stage + c * kTileBytes + swizzle_128b(q_row, k * 2 + (matrix >> 1)));
@@ -136,7 +136,10 @@ class Scores {
             mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, k_rope_empty), lane_);
         }
         wgmma_fence();
-        latent_products<kStepsBeforeP, kLatent / 16 - kStepsAfterP>(k, tail);
+        latent_products<kStepsBeforeP, kLatent / 32>(k, tail);
+        wait_together(stage_full(1), ring_.phase);
+        wgmma_fence();
+        latent_products<kLatent / 32, kLatent / 16 - kStepsAfterP>(k, tail);
         if (pending) release_p();
         latent_products<kLatent / 16 - kStepsAfterP, kLatent / 16>(k, tail);
         wgmma_commit();
@@ -158,10 +161,14 @@ class Scores {
         }
     }
 
+    // Waits, by vote: between products the compiler must see that the warp stays together.
+    static __device__ __forceinline__ void wait_together(uint32_t barrier, uint32_t phase) {
+        while (!__all_sync(~0u, mbarrier_try(barrier, phase))) {}
+    }
+
     // Until the output warps are done with the P before.
     __device__ __forceinline__ void wait_p() {
-        // By vote: the compiler must see that the warp stays together.
-        while (!__all_sync(~0u, mbarrier_try(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1))) {}
+        wait_together(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1);
         p_phase_ ^= 1;
     }
 
@@ -181,20 +188,20 @@ class Scores {
         mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, p_full), lane_);
     }
 
-    // Whether the tile has arrived whole. All is asked before the first product: where other code comes between
-    // products they must be fenced anew, for which the hardware waits until all before are done.
+    // Whether that of the tile has arrived which products begin with: the rotary part and half of the latent one.
     __device__ __forceinline__ bool operands_ready() const {
-        const uint32_t stage = FLASHMLA_SHARED(shared_, stage_full) + ring_.stage * (kBarriersPerStage * 8);
-        static_assert(kBarriersPerStage == 2);
-        bool ready = mbarrier_test(stage, ring_.phase) & mbarrier_test(stage + 8, ring_.phase);
+        bool ready = mbarrier_test(stage_full(0), ring_.phase);
         if (kRope) ready &= mbarrier_test(FLASHMLA_SHARED(shared_, k_rope_full), k_rope_phase_);
         return ready;
     }
 
     __device__ __forceinline__ void wait_operands() const {
-        wait_stage(0);
-        wait_stage(1);
+        mbarrier_wait(stage_full(0), ring_.phase);
         if (kRope) mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_full), k_rope_phase_);
+    }
+
+    __device__ __forceinline__ uint32_t stage_full(int half) const {
+        return FLASHMLA_SHARED(shared_, stage_full) + (ring_.stage * kBarriersPerStage + half) * 8;
     }
 
     // What a row does not see.
@@ -289,10 +296,6 @@ class Scores {
         }
         __syncwarp();
         mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, final_full), lane_);
-    }
-
-    __device__ __forceinline__ void wait_stage(int group) const {
-        mbarrier_wait(FLASHMLA_SHARED(shared_, stage_full) + (ring_.stage * kBarriersPerStage + group) * 8, ring_.phase);
     }
 
     const DenseDecodeParams& p_;
