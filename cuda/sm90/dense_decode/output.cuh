@@ -179,19 +179,24 @@ class Output {
         }
     }
 
-    // Of code that runs once a piece every line comes from far away: short is fast.
+    // Of code that runs once a piece every line comes from far away: short is fast. Neighbouring threads exchange pairs of
+    // columns, so that each stores 8 bytes, and the four threads of a row 32 in one piece.
     template <int kHalfRow>
     __device__ __forceinline__ void store_row(float (&acc)[128], const Piece& piece, float scale) {
         const int row = place_.row_block * kRows + this->row(kHalfRow);
-        if (row >= p_.rows) return;
         const int token = divide(row, p_.group_magic, p_.group_shift);
         const int head = place_.kv_head * p_.group + row - token * p_.group;
-        uint32_t* out = reinterpret_cast<uint32_t*>(
-            reinterpret_cast<uint16_t*>(p_.out) + piece.request * p_.out_strides[0] + token * p_.out_strides[1] +
-            head * p_.out_strides[2] + !kLeft * kColumns + lane_ % 4 * 2);
+        const bool odd = lane_ & 1;
+        uint16_t* out = reinterpret_cast<uint16_t*>(p_.out) + piece.request * p_.out_strides[0] +
+                        token * p_.out_strides[1] + head * p_.out_strides[2] + !kLeft * kColumns + odd * 8 + (lane_ & 2) * 2;
 #pragma unroll
-        for (int j = 0; j < kColumns / 8; ++j)
-            out[j * 4] = T::pack(acc[j * 4 + kHalfRow * 2] * scale, acc[j * 4 + kHalfRow * 2 + 1] * scale);
+        for (int j = 0; j < kColumns / 8; j += 2) {
+            const int at = j * 4 + kHalfRow * 2;
+            const uint32_t x = T::pack(acc[at] * scale, acc[at + 1] * scale);
+            const uint32_t y = T::pack(acc[at + 4] * scale, acc[at + 5] * scale);
+            const uint32_t other = __shfl_xor_sync(~0u, odd ? x : y, 1);
+            if (row < p_.rows) *reinterpret_cast<uint2*>(out + j * 8) = make_uint2(odd ? other : x, odd ? y : other);
+        }
     }
 
     template <int kHalfRow>
