@@ -40,20 +40,15 @@ __device__ __forceinline__ void copy_k(const TensorMap* map, PagedRow at, int kv
     tma_load_5d(to, map, barrier, 0, at.offset, column, kv_head, at.page);
 }
 
-// A column tile of Q, to shared memory or to L2. Rows are (token, head of the group); a box lies within one token, and a
-// token past the last one arrives as zeros, as does a column tile past the last one.
-template <bool kPrefetch = false>
+// A column tile of Q. Rows are (token, head of the group); a box lies within one token, and a token past the
+// last one arrives as zeros, as does a column tile past the last one.
 __device__ __forceinline__ void copy_q(const DenseDecodeParams& p, const TensorMap* map, const Place& place, int request,
-                                       int column, uint32_t to = 0, uint32_t barrier = 0) {
+                                       int column, uint32_t to, uint32_t barrier) {
 #pragma unroll 1
     for (int first = 0; first < kRows; first += p.q_box_rows) {
         const int row = place.row_block * kRows + first;
         const int token = divide(row, p.group_magic, p.group_shift), head = place.kv_head * p.group + row - token * p.group;
-        if constexpr (kPrefetch) {
-            tma_prefetch_5d(map, 0, head, column, token, request);
-        } else {
-            tma_load_5d(to + first * 128, map, barrier, 0, head, column, token, request);
-        }
+        tma_load_5d(to + first * 128, map, barrier, 0, head, column, token, request);
     }
 }
 
@@ -91,8 +86,6 @@ class RingLoader {
 #pragma unroll 1
             for (int c = warp * 2; c < warp * 2 + 2; ++c)
                 copy_q(p_, maps_.q, place_, piece_.request, c, stage + c * kTileBytes, full + c / kTilesPerBarrier * 8);
-            // What is not in the ring has to wait until the piece before ends; from then on its latency counts.
-            if (warp < 2) copy_q<true>(p_, maps_.q, place_, piece_.request, kRegisterTiles + warp);
         }
         __syncwarp();
     }
