@@ -34,6 +34,19 @@ __device__ __forceinline__ void mbarrier_arrive_expect_tx(uint32_t barrier, uint
                  : "memory");
 }
 
+// Lanes that arrive for a warp: after __syncwarp the arrival of one orders what all of them did. That is what the memory
+// model says; racecheck credits the arriving lane alone, so that a build for it lets every lane arrive (build.rs).
+#ifdef FLASHMLA_RACECHECK
+constexpr int kArrivalsOfWarp = 32;
+#else
+constexpr int kArrivalsOfWarp = 1;
+#endif
+
+// Arrives for the warp, once for each of kArrivalsOfWarp times `count` arrivals.
+__device__ __forceinline__ void mbarrier_arrive_warp(uint32_t barrier, uint32_t lane, uint32_t count = 1) {
+    if (kArrivalsOfWarp > 1 || lane == 0) mbarrier_arrive(barrier, count);
+}
+
 // Waits until the phase of the given parity has completed.
 __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity) {
     asm volatile(
