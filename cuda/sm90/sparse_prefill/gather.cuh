@@ -29,7 +29,6 @@ class Gather {
 
     // The item at hand says that there is no further one.
     __device__ __forceinline__ bool done() const { return tiles_ < 0; }
-    __device__ __forceinline__ bool is_tile() const { return tile_ >= 0; }
 
     // Goes on to the next item: its indices are asked for, in time before it is issued.
     __device__ __forceinline__ void advance() {

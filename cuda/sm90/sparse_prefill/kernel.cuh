@@ -10,7 +10,7 @@ namespace flashmla::sm90::sparse_prefill {
 
 __device__ __forceinline__ void init_barriers(Shared& s) {
     const auto init = [](uint64_t& barrier, int arrivals) { mbarrier_init(smem_address(&barrier), arrivals); };
-    const int scores_warps = 4, output_warps = 8;
+    const int scores_warps = 4 * kArrivalsOfWarp, output_warps = 8 * kArrivalsOfWarp;
     for (int i = 0; i < kStages; ++i) {
         init(s.stage_full[i], kFullArrivals);
         for (int side = 0; side < 2; ++side) init(s.stage_empty[i][side], kEmptyArrivals);

@@ -79,7 +79,7 @@ class Output {
 
     // This warp reads the stage no more.
     __device__ __forceinline__ void leave(int arrivals) {
-        if (lane_ == 0) mbarrier_arrive(empty_at(shared_, ring_.stage, kSide), arrivals);
+        mbarrier_arrive_warp(empty_at(shared_, ring_.stage, kSide), lane_, arrivals);
     }
 
     // The stage at hand is filled with the item to come when its readers are done.
@@ -171,11 +171,11 @@ class Output {
         wgmma_commit();
         if constexpr (kSide == 0) {
             wgmma_wait<1>();
-            if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, side_0_ahead));
+            mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, side_0_ahead), lane_);
         }
         wgmma_wait<0>();
         pin(acc);
-        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, p_empty));
+        mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, p_empty), lane_);
         leave(2);
         __syncwarp();
         if (more) refill();
@@ -189,7 +189,7 @@ class Output {
         final_phase_ ^= 1;
         const Final final[2] = {s_.final[row(0)], s_.final[row(1)]};
         __syncwarp();
-        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_empty));
+        mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, final_empty), lane_);
         const float f0 = factor(final[0], row(0)), f1 = factor(final[1], row(1));
         mbarrier_wait(empty_at(shared_, ring_.stage, kSide), ring_.phase);
         const uint32_t to = stage_at(shared_, ring_.stage) + kSide * kSideBytes + warp_ * (16 * 128);
@@ -228,7 +228,7 @@ class Output {
             const float sink = reinterpret_cast<const float*>(p_.attn_sink)[head * p_.attn_sink_stride];
             sum += exp2_approx(fmaf(sink, kLog2E, -final.reference));
         }
-        return reciprocal_approx(sum);
+        return rcp_approx(sum);
     }
 
     __device__ __forceinline__ void store_logs(const Final& final, int row) {

@@ -78,8 +78,7 @@ class Scores {
             }
         }
         __syncwarp();
-        if (lane_ < 2) mbarrier_arrive(empty_at(shared_, ring_.stage, lane_));
-        __syncwarp();
+        for (int side = 0; side < 2; ++side) mbarrier_arrive_warp(empty_at(shared_, ring_.stage, side), lane_);
         ring_.advance();
         return query;
     }
@@ -91,7 +90,7 @@ class Scores {
         for (;;) {
             products(ready, !first);
             const bool last = --tiles == 0;
-            if (last && lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, q_tail_empty));
+            if (last) mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, q_tail_empty), lane_);
             mask();
             ring_.advance();
             ready = softmax(first);
@@ -136,7 +135,7 @@ class Scores {
         }
         if constexpr (kRope) {
             wgmma_wait<1>();
-            if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, k_rope_empty));
+            mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, k_rope_empty), lane_);
         }
         wgmma_fence();
         latent_products<kStepsBeforeP, kLatent / 16 - kStepsAfterP>(k, tail);
@@ -181,7 +180,7 @@ class Scores {
 
     // The P stored last goes to the output warps.
     __device__ __forceinline__ void release_p() {
-        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, p_full));
+        mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, p_full), lane_);
     }
 
     // Whether the tile has arrived whole. All is asked before the first product: where other code comes between
@@ -290,7 +289,7 @@ class Scores {
         const uint32_t thread = thread_now(), t = thread % 4;
         if (t < 2) s_.final[row(t, thread)] = {t ? sum[1] : sum[0], t ? reference_[1] : reference_[0], t ? top[1] : top[0], 0.f};
         __syncwarp();
-        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_full));
+        mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, final_full), lane_);
     }
 
     const SparsePrefillParams& p_;

@@ -63,7 +63,7 @@ static_assert(kSharedBytes <= 232448, "more than a thread block can have");
 // beside them.
 constexpr int kFullArrivals = 256 + 4;
 // Arrivals that empty a side of a stage: the four output warps twice after a tile, and once after Q, as the scores warps.
-constexpr int kEmptyArrivals = 8;
+constexpr int kEmptyArrivals = 8 * kArrivalsOfWarp;
 
 // Address of a member of Shared, given that of the struct.
 #define FLASHMLA_SHARED(base, member) ((base) + uint32_t(offsetof(Shared, member)))
