@@ -1,9 +1,9 @@
 // The plan of a split-KV decode: the same integers as src/schedule.rs, which defines and explains them.
 //
 // One thread block. The requests are dealt out in contiguous runs, one to a thread; a scan over the
-// runs gives each thread the position on the line at which its run begins. The thread in whose request
-// a stretch begins writes that border, so that no thread looks anything up. Then each request finds the
-// stretches of its first and last tile in the borders.
+// runs gives each thread the position on the line at which its run begins. Then a thread a stretch looks up
+// in which run, and in it in which request, the stretch begins. The split requests are listed by the threads of
+// their first cuts, or in a batch-invariant plan by their own.
 #include "common/grid_dependency.cuh"
 #include "common/plan.cuh"
 #include "flashmla_params.h"
@@ -13,13 +13,15 @@ namespace {
 
 constexpr int kThreads = 1024;
 
-// What a request takes on the line, and how many accumulators.
+// What a request takes on the line, how many accumulators, and whether its own length splits it.
 struct Extent {
     int64_t line;
-    int slots;
+    int slots, splits;
 };
 
-__device__ __forceinline__ Extent operator+(Extent a, Extent b) { return {a.line + b.line, a.slots + b.slots}; }
+__device__ __forceinline__ Extent operator+(Extent a, Extent b) {
+    return {a.line + b.line, a.slots + b.slots, a.splits + b.splits};
+}
 
 // How a request is cut by a batch-invariant plan; by others it counts as one piece.
 struct Cut {
@@ -33,17 +35,17 @@ __device__ Cut cut(int tiles, bool batch_invariant) {
     return {max((tiles + piece_tiles - 1) / piece_tiles, 1), piece_tiles};
 }
 
-__device__ int request_tiles(const PlanParams& p, int i) {
+__device__ int request_tokens(const PlanParams& p, int i) {
     const int tokens = reinterpret_cast<const int*>(p.cache_seqlens)[i * p.cache_seqlens_stride];
-    return tiles_of(clamp_tokens(tokens, p.max_tokens));
+    return clamp_tokens(tokens, p.max_tokens);
 }
 
 __device__ Extent extent(int tiles, Cut c) {
-    return {tiles + int64_t(kRequestCost) * c.pieces, c.pieces > 1 ? c.pieces : 0};
+    return {tiles + int64_t(kRequestCost) * c.pieces, c.pieces > 1 ? c.pieces : 0, c.pieces > 1};
 }
 
 // Where position `offset` of a request's stretch of the line cuts it.
-__device__ Border border_at(int request, int tiles, Cut c, bool batch_invariant, int64_t offset) {
+__device__ int64_t tile_at(int tiles, Cut c, bool batch_invariant, int64_t offset) {
     int64_t tile;
     if (batch_invariant) {
         const int64_t step = c.piece_tiles + kRequestCost;
@@ -56,8 +58,7 @@ __device__ Border border_at(int request, int tiles, Cut c, bool batch_invariant,
             tile = tiles;
         }
     }
-    if (tile > 0 && tile >= tiles) return {request + 1, 0};
-    return {request, int(tile)};
+    return tile;
 }
 
 // Sums over the threads before this one; `total` of all.
@@ -66,7 +67,8 @@ __device__ Extent exclusive_scan(Extent mine, Extent& total) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const auto scan_warp = [lane](Extent x) {
         for (int step = 1; step < 32; step *= 2) {
-            const Extent left = {__shfl_up_sync(~0u, x.line, step), __shfl_up_sync(~0u, x.slots, step)};
+            const Extent left = {__shfl_up_sync(~0u, x.line, step), __shfl_up_sync(~0u, x.slots, step),
+                                 __shfl_up_sync(~0u, x.splits, step)};
             if (lane >= step) x = x + left;
         }
         return x;
@@ -77,8 +79,21 @@ __device__ Extent exclusive_scan(Extent mine, Extent& total) {
     if (warp == 0) warp_sums[lane] = scan_warp(warp_sums[lane]);
     __syncthreads();
     total = warp_sums[kThreads / 32 - 1];
-    const Extent before = warp == 0 ? Extent{0, 0} : warp_sums[warp - 1];
-    return {before.line + inclusive.line - mine.line, before.slots + inclusive.slots - mine.slots};
+    const Extent before = warp == 0 ? Extent{} : warp_sums[warp - 1];
+    return {before.line + inclusive.line - mine.line, before.slots + inclusive.slots - mine.slots,
+            before.splits + inclusive.splits - mine.splits};
+}
+
+// How many threads before this one say yes, and in `total` all that do.
+__device__ int exclusive_count(bool yes, int& total) {
+    __shared__ int warp_counts[kThreads / 32];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const uint32_t votes = __ballot_sync(~0u, yes);
+    if (lane == 0) warp_counts[warp] = __popc(votes);
+    __syncthreads();
+    const int theirs = warp_counts[lane];
+    total = __reduce_add_sync(~0u, theirs);
+    return __reduce_add_sync(~0u, lane < warp ? theirs : 0) + __popc(votes & ((1u << lane) - 1));
 }
 
 // The last of the first `n` borders that is not behind `x`.
@@ -95,56 +110,98 @@ __device__ int last_not_after(const Border* borders, int n, Border x) {
     return low;
 }
 
+// Where stretch `part` begins.
+__device__ Border border(const PlanParams& p, const int64_t* run_starts, int run, int64_t x, bool invariant) {
+    // The last run that does not begin behind x.
+    int low = 0, high = kThreads;
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        if (x < run_starts[middle]) {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    int64_t start = run_starts[low];
+    for (int i = low * run;; ++i) {
+        const int tokens = request_tokens(p, i), tiles = tiles_of(tokens);
+        const Cut c = cut(tiles, invariant);
+        const int64_t end = start + extent(tiles, c).line;
+        if (x < end) {
+            const int64_t tile = tile_at(tiles, c, invariant, x - start);
+            if (tile == 0 || tile < tiles) return {i, int(tile), tokens, 0};
+            return {i + 1, 0, i + 1 < p.b ? request_tokens(p, i + 1) : 0, 0};
+        }
+        start = end;
+    }
+}
+
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     flashmla_plan(const __grid_constant__ PlanParams p) {
     __shared__ Border borders[kMaxPartitions + 1];
+    __shared__ int64_t run_starts[kThreads];
+    static_assert(kMaxPartitions <= kThreads);
     const bool invariant = p.batch_invariant != 0;
     const int run = (p.b + kThreads - 1) / kThreads;
     const int begin = min(int64_t(threadIdx.x) * run, int64_t(p.b)), end = min(begin + run, p.b);
-    // Borders that no request's thread writes lie behind the last request.
-    for (int i = threadIdx.x; i <= p.partitions; i += kThreads) borders[i] = {p.b, 0};
     grid_dependency_launch();
     grid_dependency_wait();
 
-    Extent sum = {0, 0};
+    Extent sum = {};
     for (int i = begin; i < end; ++i) {
-        const int tiles = request_tiles(p, i);
+        const int tiles = tiles_of(request_tokens(p, i));
         sum = sum + extent(tiles, cut(tiles, invariant));
     }
     Extent total;
     const Extent start = exclusive_scan(sum, total);
+    run_starts[threadIdx.x] = start.line;
+    __syncthreads();
     const int64_t stretch = max((total.line + p.partitions - 1) / p.partitions, int64_t(kMinStretch));
 
-    Extent at = start;
-    for (int i = begin; i < end; ++i) {
-        const int tiles = request_tiles(p, i);
-        const Cut c = cut(tiles, invariant);
-        const Extent next = at + extent(tiles, c);
-        for (int64_t part = (at.line + stretch - 1) / stretch; part < p.partitions && part * stretch < next.line; ++part)
-            borders[part] = border_at(i, tiles, c, invariant, part * stretch - at.line);
-        at = next;
+    for (int part = threadIdx.x; part <= p.partitions; part += kThreads) {
+        const int64_t x = part * stretch;
+        Border at = {p.b, 0, 0, 0};
+        if (part < p.partitions && x < total.line) at = border(p, run_starts, run, x, invariant);
+        borders[part] = at;
+        reinterpret_cast<Border*>(p.borders)[part] = at;
     }
     __syncthreads();
 
-    for (int i = threadIdx.x; i <= p.partitions; i += kThreads) reinterpret_cast<Border*>(p.borders)[i] = borders[i];
-    int slots = start.slots;
-    for (int i = begin; i < end; ++i) {
-        RequestPlan plan;
-        plan.first_partition = last_not_after(borders, p.partitions, {i, 0});
-        // The last border before the next request: none lies at tile 2^31 - 1.
-        plan.last_partition = last_not_after(borders, p.partitions, {i, INT32_MAX});
-        plan.slot_base = plan.piece_tiles = 0;
-        if (invariant) {
-            const int tiles = request_tiles(p, i);
-            const Cut c = cut(tiles, invariant);
-            plan.slot_base = slots;
-            plan.piece_tiles = c.pieces > 1 ? c.piece_tiles : 0;
-            slots += extent(tiles, c).slots;
+    SplitPlan* const splits = reinterpret_cast<SplitPlan*>(p.splits);
+    if (!invariant) {
+        // Where the first cut of a request is. Cuts inside a request follow one another: no partition between
+        // them is empty.
+        const int cut = threadIdx.x;
+        bool first = false;
+        if (cut > 0 && cut < p.partitions) {
+            const Border at = borders[cut], before = borders[cut - 1];
+            first = at.tile > 0 && !(before.request == at.request && before.tile > 0);
         }
-        reinterpret_cast<RequestPlan*>(p.requests)[i] = plan;
+        int count;
+        const int index = exclusive_count(first, count);
+        if (first) {
+            const int request = borders[cut].request;
+            // The last border before the next request: none lies at tile 2^31 - 1.
+            const int last = last_not_after(borders, p.partitions, {request, INT32_MAX});
+            splits[1 + index] = {request,   last - cut + 2, slot_of({}, p.b, p.partitions, request, cut - 1, 0),
+                                 cut - 1, cut - 1,        last, {}};
+        }
+        if (threadIdx.x == 0) splits[0] = {count};
+        return;
     }
+    int slots = start.slots, index = start.splits;
+    for (int i = begin; i < end; ++i) {
+        const Cut c = cut(tiles_of(request_tokens(p, i)), invariant);
+        const bool split = c.pieces > 1;
+        reinterpret_cast<RequestPlan*>(p.requests)[i] = {slots, split ? c.piece_tiles : 0};
+        if (!split) continue;
+        splits[1 + index++] = {i, c.pieces, slots, slots + 1, last_not_after(borders, p.partitions, {i, 0}),
+                               last_not_after(borders, p.partitions, {i, INT32_MAX}), {}};
+        slots += c.pieces;
+    }
+    if (threadIdx.x == 0) splits[0] = {total.splits};
 }
 
 }  // namespace flashmla

@@ -10,10 +10,12 @@ pub struct PlanParams {
     /// i32 `[b]`, stride in elements.
     pub cache_seqlens: u64,
     pub cache_seqlens_stride: i64,
-    /// i32 pairs `[partitions + 1]`.
+    /// `Border [partitions + 1]`.
     pub borders: u64,
-    /// i32 quadruples `[b]`.
+    /// `RequestPlan [b]`, of a batch-invariant plan.
     pub requests: u64,
+    /// `SplitPlan`, one more than requests are split.
+    pub splits: u64,
     pub b: i32,
     pub partitions: i32,
     /// Lengths are clamped to this.
@@ -33,6 +35,7 @@ pub struct DenseDecodeParams {
     /// The plan; `requests` is 0 unless it is batch-invariant, others say nothing there.
     pub borders: u64,
     pub requests: u64,
+    pub splits: u64,
     /// BF16 or FP16; strides of request, token, head.
     pub out: u64,
     pub out_strides: [i64; 3],
@@ -42,6 +45,9 @@ pub struct DenseDecodeParams {
     /// FP32 `[slots, h_kv * rows, 512]` and `[slots, h_kv * rows]` (base-2 logarithms).
     pub split_out: u64,
     pub split_lse: u64,
+    /// u64 `[1 + blocks of the grid]` and the number of this call: `cuda/common/rendezvous.cuh`.
+    pub rendezvous: u64,
+    pub call: u64,
     pub b: i32,
     pub s_q: i32,
     pub h_kv: i32,
@@ -76,10 +82,7 @@ pub struct DenseDecodeParams {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct CombineParams {
-    pub cache_seqlens: u64,
-    pub cache_seqlens_stride: i64,
-    pub borders: u64,
-    pub requests: u64,
+    pub splits: u64,
     pub out: u64,
     pub out_strides: [i64; 3],
     pub lse: u64,
@@ -91,11 +94,10 @@ pub struct CombineParams {
     pub group: i32,
     pub rows: i32,
     pub partitions: i32,
-    pub max_tokens: i32,
-    pub batch_invariant: i32,
     pub lse_empty_pos_inf: i32,
     /// As in the kernel that wrote them.
     pub slots: i32,
+    pub unused: i32,
 }
 
 /// What a kernel needs to divide by a number that the host knows (`cuda/common/divide.cuh`).

@@ -41,7 +41,7 @@ class Pieces {
         request_ = max(begin.request, 0);
         tile_ = max(begin.tile, 0);
         end_.request = min(end_.request, p.b);
-        if (active(p)) next_tokens_ = load_tokens(p, request_);
+        next_tokens_ = begin.tokens;
     }
 
     __device__ __forceinline__ bool next(const DenseDecodeParams& p, Piece& piece) {
@@ -108,6 +108,7 @@ struct Shared {
     uint64_t q_tail_full, q_tail_empty;
     uint64_t p_full, p_empty;
     uint64_t final_full, final_empty;
+    uint64_t calls;  // the rendezvous's counter
 };
 
 constexpr int kSharedBytes = sizeof(Shared);
