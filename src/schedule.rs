@@ -10,6 +10,7 @@
 //! its pieces, and with them the bits of its result, do not depend on the batch.
 
 use crate::problem::dense_decode::Shape;
+use crate::problem::sparse_decode;
 
 /// KV tokens of one tile.
 pub const TILE_TOKENS: i64 = 64;
@@ -27,6 +28,37 @@ pub const INVARIANT_MAX_PIECES: i64 = 16;
 /// More partitions than this are never used (the plan kernel keeps their borders in shared memory).
 pub const MAX_PARTITIONS: i64 = 1024;
 
+/// What a plan divides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Work {
+    /// Requests of the plan. Where query tokens attend to tokens of their own choice, each counts as one.
+    pub requests: i64,
+    /// Tiles of the longest request that there can be.
+    pub max_tiles: i64,
+    pub batch_invariant: bool,
+}
+
+impl From<&Shape> for Work {
+    fn from(shape: &Shape) -> Work {
+        Work {
+            requests: if shape.layout.is_fp8() { shape.b * shape.s_q } else { shape.b },
+            max_tiles: ceil_div(shape.max_tokens(), TILE_TOKENS),
+            batch_invariant: shape.batch_invariant,
+        }
+    }
+}
+
+impl From<&sparse_decode::Shape> for Work {
+    fn from(shape: &sparse_decode::Shape) -> Work {
+        Work {
+            requests: shape.units(),
+            // Each list is cut by itself.
+            max_tiles: ceil_div(shape.topk, TILE_TOKENS) + ceil_div(shape.extra_topk(), TILE_TOKENS),
+            batch_invariant: shape.batch_invariant,
+        }
+    }
+}
+
 /// How a problem is laid over the multiprocessors of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
@@ -34,13 +66,25 @@ pub struct Grid {
     pub row_blocks: i64,
     /// Stretches of the plan.
     pub partitions: i64,
+    /// Those of the device.
+    pub multiprocessors: i64,
 }
 
 impl Grid {
     pub fn new(shape: &Shape, multiprocessors: i64) -> Grid {
+        if shape.layout.is_fp8() {
+            return Grid::of_heads(shape.h_q, multiprocessors);
+        }
         let row_blocks = ceil_div(shape.rows(), BLOCK_ROWS).max(1);
         let partitions = (multiprocessors / row_blocks / shape.h_kv).clamp(1, MAX_PARTITIONS);
-        Grid { row_blocks, partitions }
+        Grid { row_blocks, partitions, multiprocessors }
+    }
+
+    /// Where each query token is a request of the plan: its rows are its heads.
+    pub fn of_heads(h_q: i64, multiprocessors: i64) -> Grid {
+        let row_blocks = ceil_div(h_q, BLOCK_ROWS).max(1);
+        let partitions = (multiprocessors / row_blocks).clamp(1, MAX_PARTITIONS);
+        Grid { row_blocks, partitions, multiprocessors }
     }
 }
 
@@ -51,22 +95,42 @@ pub struct Border {
     pub tile: i32,
 }
 
-/// What the kernels need to know about a request.
+/// How a batch-invariant plan cuts a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RequestPlan {
+    /// Slot of the first piece, of a request that is split.
+    pub slot_base: i32,
+    /// Tiles of a piece; 0: the request is whole.
+    pub piece_tiles: i32,
+}
+
+/// A request that is split, as those need it who combine its pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Split {
+    pub request: i32,
+    pub pieces: i32,
+    /// Accumulator of the first piece, and those of the others, in a row.
+    pub first_slot: i32,
+    pub rest_slot: i32,
     /// The partitions that hold the first and the last tile.
     pub first_partition: i32,
     pub last_partition: i32,
-    /// Batch-invariant plans: slot of the first piece, and tiles of a piece. Otherwise 0.
-    pub slot_base: i32,
-    pub piece_tiles: i32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// `partitions + 1` borders; stretch p is `borders[p] .. borders[p + 1]`.
     pub borders: Vec<Border>,
+    /// All requests of a batch-invariant plan; others say nothing here.
     pub requests: Vec<RequestPlan>,
+    /// The requests that are split, in order.
+    pub splits: Vec<Split>,
+}
+
+impl Plan {
+    fn request(&self, i: i32) -> RequestPlan {
+        self.requests.get(i as usize).copied().unwrap_or_default()
+    }
 }
 
 /// A contiguous run of tiles of one request, computed by one worker.
@@ -91,17 +155,23 @@ pub fn invariant_pieces(tiles: i64) -> i64 {
 
 /// Makes the plan for the given lengths.
 pub fn plan(shape: &Shape, partitions: i64, lens: &[i32]) -> Plan {
-    let n = lens.len();
     let tiles: Vec<i64> = lens.iter().map(|l| tiles(shape, *l)).collect();
-    let pieces = |t: i64| if shape.batch_invariant { invariant_pieces(t) } else { 1 };
+    plan_tiles(shape, partitions, &tiles)
+}
+
+/// Makes the plan for requests of so many tiles.
+pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan {
+    let work = work.into();
+    let n = tiles.len();
+    let pieces = |t: i64| if work.batch_invariant { invariant_pieces(t) } else { 1 };
     let piece_tiles = |t: i64| ceil_div(t, pieces(t)).max(1);
     // A request's pieces after rounding up their size; each costs the fixed work once.
-    let count = |t: i64| if shape.batch_invariant { ceil_div(t, piece_tiles(t)).max(1) } else { 1 };
+    let count = |t: i64| if work.batch_invariant { ceil_div(t, piece_tiles(t)).max(1) } else { 1 };
 
     let mut start = Vec::with_capacity(n + 1);
     let mut slot_base = Vec::with_capacity(n);
     let (mut line, mut slots) = (0i64, 0i64);
-    for t in &tiles {
+    for t in tiles {
         start.push(line);
         slot_base.push(slots);
         line += t + REQUEST_COST * count(*t);
@@ -112,38 +182,61 @@ pub fn plan(shape: &Shape, partitions: i64, lens: &[i32]) -> Plan {
     let stretch = ceil_div(line, partitions).max(MIN_STRETCH);
     let mut borders = Vec::with_capacity(partitions as usize + 1);
     for p in 0..=partitions {
-        borders.push(border(shape, &start, &tiles, p * stretch, piece_tiles));
+        borders.push(border(&work, &start, tiles, p * stretch, piece_tiles));
     }
     borders[partitions as usize] = Border { request: n as i32, tile: 0 };
 
-    let requests = (0..n)
-        .map(|i| {
-            let first_tile = Border { request: i as i32, tile: 0 };
-            let next = Border { request: i as i32 + 1, tile: 0 };
-            // The last border at or before the first tile, and the last one before the next request.
-            let first = borders[..partitions as usize].partition_point(|x| *x <= first_tile) - 1;
-            let last = borders[..partitions as usize].partition_point(|x| *x < next) - 1;
-            let invariant = shape.batch_invariant && count(tiles[i]) > 1;
-            RequestPlan {
-                first_partition: first as i32,
-                last_partition: last as i32,
-                slot_base: if shape.batch_invariant { slot_base[i] as i32 } else { 0 },
-                piece_tiles: if invariant { piece_tiles(tiles[i]) as i32 } else { 0 },
+    // The last of the first borders, those at which a stretch begins, that is not behind a position.
+    let last_not_after = |x: Border| borders[..partitions as usize].partition_point(|b| *b <= x) as i32 - 1;
+    let last_partition = |request: i32| last_not_after(Border { request, tile: i32::MAX });
+    let (mut requests, mut splits) = (Vec::new(), Vec::new());
+    if work.batch_invariant {
+        for (i, t) in tiles.iter().enumerate() {
+            let (request, slot_base, pieces) = (i as i32, slot_base[i] as i32, count(*t) as i32);
+            requests.push(RequestPlan { slot_base, piece_tiles: if pieces > 1 { piece_tiles(*t) as i32 } else { 0 } });
+            if pieces > 1 {
+                let first_partition = last_not_after(Border { request, tile: 0 });
+                let last_partition = last_partition(request);
+                splits.push(Split {
+                    request,
+                    pieces,
+                    first_slot: slot_base,
+                    rest_slot: slot_base + 1,
+                    first_partition,
+                    last_partition,
+                });
             }
-        })
-        .collect();
-    Plan { borders, requests }
+        }
+    } else {
+        for cut in 1..partitions as usize {
+            let (at, before) = (borders[cut], borders[cut - 1]);
+            if at.tile == 0 || (before.request == at.request && before.tile > 0) {
+                continue;
+            }
+            // Cuts inside a request follow one another: no partition between them is empty.
+            let (first_partition, last_partition) = (cut as i32 - 1, last_partition(at.request));
+            splits.push(Split {
+                request: at.request,
+                pieces: last_partition - first_partition + 1,
+                first_slot: slot(work, partitions, at.request, &RequestPlan::default(), first_partition, 0),
+                rest_slot: first_partition,
+                first_partition,
+                last_partition,
+            });
+        }
+    }
+    Plan { borders, requests, splits }
 }
 
 /// Where position `x` of the line cuts it.
-fn border(shape: &Shape, start: &[i64], tiles: &[i64], x: i64, piece_tiles: impl Fn(i64) -> i64) -> Border {
+fn border(work: &Work, start: &[i64], tiles: &[i64], x: i64, piece_tiles: impl Fn(i64) -> i64) -> Border {
     let n = tiles.len();
     let i = start.partition_point(|s| *s <= x).saturating_sub(1);
     if i >= n {
         return Border { request: n as i32, tile: 0 };
     }
     let (t, off) = (tiles[i], x - start[i]);
-    let tile = if shape.batch_invariant {
+    let tile = if work.batch_invariant {
         // To the nearest border between pieces; each piece is preceded by its fixed work.
         let step = piece_tiles(t) + REQUEST_COST;
         (off + step / 2) / step * piece_tiles(t)
@@ -164,21 +257,21 @@ fn border(shape: &Shape, start: &[i64], tiles: &[i64], x: i64, piece_tiles: impl
     }
 }
 
-/// Slots that plans of up to `b` requests of up to `max_tiles` tiles can need.
-pub fn max_slots(shape: &Shape, partitions: i64) -> i64 {
-    let max_tiles = ceil_div(shape.max_tokens(), TILE_TOKENS);
-    if shape.batch_invariant {
-        let pieces = invariant_pieces(max_tiles);
-        return if pieces > 1 { shape.b * pieces } else { 0 };
+/// Slots that plans of up to `requests` requests of up to `max_tiles` tiles can need.
+pub fn max_slots(work: impl Into<Work>, partitions: i64) -> i64 {
+    let work = work.into();
+    if work.batch_invariant {
+        let pieces = invariant_pieces(work.max_tiles);
+        return if pieces > 1 { work.requests * pieces } else { 0 };
     }
-    if max_tiles < 2 * MIN_PIECE_TILES {
+    if work.max_tiles < 2 * MIN_PIECE_TILES {
         return 0;
     }
-    (partitions - 1) + shape.b.min(partitions - 1)
+    (partitions - 1) + work.requests.min(partitions - 1)
 }
 
 /// The slot of a piece that begins at `tile` in partition `p`, of a split request.
-pub fn slot(shape: &Shape, partitions: i64, request: i32, rec: &RequestPlan, p: i32, tile: i32) -> i32 {
+pub fn slot(work: impl Into<Work>, partitions: i64, request: i32, rec: &RequestPlan, p: i32, tile: i32) -> i32 {
     if rec.piece_tiles > 0 {
         return rec.slot_base + tile / rec.piece_tiles;
     }
@@ -186,7 +279,7 @@ pub fn slot(shape: &Shape, partitions: i64, request: i32, rec: &RequestPlan, p: 
     if tile > 0 {
         // One slot for the piece behind each cut ...
         p - 1
-    } else if shape.b < partitions {
+    } else if work.into().requests < partitions {
         // ... and one for the first piece of each request, or partition where those are fewer.
         cuts + request
     } else {
@@ -196,12 +289,19 @@ pub fn slot(shape: &Shape, partitions: i64, request: i32, rec: &RequestPlan, p: 
 
 /// Every piece of a plan, in the order in which the workers compute them.
 pub fn pieces(shape: &Shape, partitions: i64, plan: &Plan, lens: &[i32]) -> Vec<Piece> {
+    let tiles: Vec<i64> = lens.iter().map(|l| tiles(shape, *l)).collect();
+    pieces_of_tiles(shape, partitions, plan, &tiles)
+}
+
+/// As [`pieces`], for requests of so many tiles.
+pub fn pieces_of_tiles(work: impl Into<Work>, partitions: i64, plan: &Plan, tiles: &[i64]) -> Vec<Piece> {
+    let work = work.into();
     let mut all = Vec::new();
     for p in 0..partitions as usize {
         let (mut at, end) = (plan.borders[p], plan.borders[p + 1]);
         while at < end {
-            let rec = &plan.requests[at.request as usize];
-            let total = tiles(shape, lens[at.request as usize]) as i32;
+            let rec = &plan.request(at.request);
+            let total = tiles[at.request as usize] as i32;
             let mut stop = if at.request == end.request { end.tile } else { total };
             if rec.piece_tiles > 0 {
                 stop = stop.min((at.tile / rec.piece_tiles + 1) * rec.piece_tiles).min(total);
@@ -211,7 +311,7 @@ pub fn pieces(shape: &Shape, partitions: i64, plan: &Plan, lens: &[i32]) -> Vec<
                 partition: p as i32,
                 request: at.request,
                 tiles: (at.tile, stop),
-                slot: if whole { None } else { Some(slot(shape, partitions, at.request, rec, p as i32, at.tile)) },
+                slot: if whole { None } else { Some(slot(work, partitions, at.request, rec, p as i32, at.tile)) },
             });
             at = if stop == total {
                 Border { request: at.request + 1, tile: 0 }

@@ -1,16 +1,18 @@
 // Combines the pieces of split requests: with lse_i the base-2 logarithm of a piece's sum,
 //   lse = log2(sum_i 2^lse_i),  out = sum_i 2^(lse_i - lse) out_i,
 // a piece with lse_i = -inf being empty. Pieces are added in an order that follows from their number and the
-// rows of a request alone, so the bits of the result depend on nothing else.
+// rows of a request alone, so the bits of the result depend on nothing else. A sink takes its part of the weights, and
+// lse does not see it.
 //
 // The split requests of the plan are cut into items, which the thread blocks take in turn. What counts is
 // latency, so that all loads of an item are in flight at once:
 //   few pieces    an item is kWarps rows, a warp computes one of them
 //   many pieces   an item is a row, or a quarter of one where rows are few, and the warps share the pieces too
 #pragma once
+#include "common/lengths.cuh"
 #include "common/numeric.cuh"
 #include "common/plan.cuh"
-#include <cstdint>
+#include "flashmla_params.h"
 
 namespace flashmla {
 
@@ -22,6 +24,15 @@ constexpr int kCombineFewRows = 48;
 constexpr int kCombineManyRows = 4096;
 // A lane keeps the lse of so many pieces in registers: of 160 pieces a row, more than an H100 has multiprocessors.
 constexpr int kHeld = 5;
+
+// What differs between operations: which query tokens a request of the plan has, and sinks.
+__device__ __forceinline__ Unit unit_of(const CombineParams& p, int request) { return {request, p.tokens}; }
+__device__ __forceinline__ Unit unit_of(const DenseDecodeParams&, int request) { return {request, 1}; }
+__device__ __forceinline__ float sink_weight(const CombineParams& p, int64_t head, float reference) {
+    if (p.attn_sink == 0) return 0.f;
+    return exp2f(reinterpret_cast<const float*>(p.attn_sink)[head * p.attn_sink_stride] * kLog2E - reference);
+}
+__device__ __forceinline__ float sink_weight(const DenseDecodeParams&, int64_t, float) { return 0.f; }
 
 // `Params` is that of any kernel that writes pieces; `ready(split, row)` waits until all pieces of a row are there.
 template <class T, int kWarps, class Params, class Ready>
@@ -166,10 +177,11 @@ class Combine {
                 for (int k = 0; k < 4; ++k) add(sum[k], weight, x[i][k]);
             }
         }
-        const float scale = all.sum == 0.f ? 0.f : 1.f / all.sum;  // NaN stays
+        const At at(p_, s, row);
+        const float scale = scale_of(at, all);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) store(s, row, k, sum[k], scale);
-        if (lane_ == 0) store_lse(s, row, all);
+        for (int k = 0; k < 4; ++k) store(at, k, sum[k], scale);
+        if (lane_ == 0) store_lse(at, all);
     }
 
     // The block computes `kParts` parts of 128 columns of a row, from `part` on; the warps of a part share its pieces.
@@ -203,35 +215,42 @@ class Combine {
         if (share == 0) {
 #pragma unroll
             for (int i = 1; i < kSharing; ++i) add(sum, 1.f, scratch_[(i * kParts + warp_) * 32 + lane_]);
-            store(s, row, part, sum, all.sum == 0.f ? 0.f : 1.f / all.sum);
-            if (part == 0 && lane_ == 0) store_lse(s, row, all);
+            const At at(p_, s, row);
+            store(at, part, sum, scale_of(at, all));
+            if (part == 0 && lane_ == 0) store_lse(at, all);
         }
         __syncthreads();
     }
 
     struct At {
-        int64_t token, head;
+        int64_t request, token, head;
+
+        __device__ __forceinline__ At(const Params& p, const SplitPlan& s, int row) {
+            const Unit unit = unit_of(p, s.request);
+            const int kv_head = row / p.rows, query = row % p.rows;
+            request = unit.request;
+            token = unit.token + query / p.group;
+            head = kv_head * p.group + query % p.group;
+        }
     };
-    __device__ __forceinline__ At locate(int row) const {
-        const int kv_head = row / p_.rows, query = row % p_.rows;
-        return {query / p_.group, kv_head * p_.group + query % p_.group};
+
+    __device__ __forceinline__ float scale_of(const At& at, Total all) const {
+        return all.sum == 0.f ? 0.f : 1.f / (all.sum + sink_weight(p_, at.head, all.reference));  // NaN stays
     }
 
-    __device__ __forceinline__ void store(const SplitPlan& s, int row, int part, float4 x, float scale) {
-        const At at = locate(row);
-        uint16_t* to = reinterpret_cast<uint16_t*>(p_.out) + s.request * p_.out_strides[0] +
+    __device__ __forceinline__ void store(const At& at, int part, float4 x, float scale) const {
+        uint16_t* to = reinterpret_cast<uint16_t*>(p_.out) + at.request * p_.out_strides[0] +
                        at.token * p_.out_strides[1] + at.head * p_.out_strides[2];
         const uint2 packed = {T::pack(x.x * scale, x.y * scale), T::pack(x.z * scale, x.w * scale)};
         *reinterpret_cast<uint2*>(to + (part * 32 + lane_) * 4) = packed;
     }
 
-    __device__ __forceinline__ void store_lse(const SplitPlan& s, int row, Total all) {
+    __device__ __forceinline__ void store_lse(const At& at, Total all) const {
         if (p_.lse == 0) return;
-        const At at = locate(row);
         float lse = (all.reference + log2f(all.sum)) * kLn2;
         if (all.sum == 0.f) lse = p_.lse_empty_pos_inf ? INFINITY : -INFINITY;
         reinterpret_cast<float*>(
-            p_.lse)[s.request * p_.lse_strides[0] + at.head * p_.lse_strides[1] + at.token * p_.lse_strides[2]] = lse;
+            p_.lse)[at.request * p_.lse_strides[0] + at.head * p_.lse_strides[1] + at.token * p_.lse_strides[2]] = lse;
     }
 
     const Params& p_;

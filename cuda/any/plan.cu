@@ -5,6 +5,7 @@
 // in which run, and in it in which request, the stretch begins. The split requests are listed by the threads of
 // their first cuts, or in a batch-invariant plan by their own.
 #include "common/grid_dependency.cuh"
+#include "common/lengths.cuh"
 #include "common/plan.cuh"
 #include "flashmla_params.h"
 
@@ -35,16 +36,11 @@ __device__ Cut cut(int tiles, bool batch_invariant) {
     return {max((tiles + piece_tiles - 1) / piece_tiles, 1), piece_tiles};
 }
 
-__device__ int request_tokens(const PlanParams& p, int i) {
-    const int tokens = reinterpret_cast<const int*>(p.cache_seqlens)[i * p.cache_seqlens_stride];
-    return clamp_tokens(tokens, p.max_tokens);
-}
-
 __device__ Extent extent(int tiles, Cut c) {
     return {tiles + int64_t(kRequestCost) * c.pieces, c.pieces > 1 ? c.pieces : 0, c.pieces > 1};
 }
 
-// Where position `offset` of a request's stretch of the line cuts it.
+// Where position `offset` of a request's stretch of the line cuts it: at its end if not before its last tile.
 __device__ int64_t tile_at(int tiles, Cut c, bool batch_invariant, int64_t offset) {
     int64_t tile;
     if (batch_invariant) {
@@ -110,7 +106,12 @@ __device__ int last_not_after(const Border* borders, int n, Border x) {
     return low;
 }
 
-// Where stretch `part` begins.
+__device__ Border border_at(const PlanParams& p, int request, int64_t tile) {
+    if (request >= p.b) return {p.b, 0, 0, 0};
+    return {request, int(tile), first_tokens(p, Unit(request, p.tokens)), 0};
+}
+
+// Where position `x` of the line, which lies on it, cuts it. Thread t's run of requests begins at `run_starts[t]`.
 __device__ Border border(const PlanParams& p, const int64_t* run_starts, int run, int64_t x, bool invariant) {
     // The last run that does not begin behind x.
     int low = 0, high = kThreads;
@@ -124,13 +125,12 @@ __device__ Border border(const PlanParams& p, const int64_t* run_starts, int run
     }
     int64_t start = run_starts[low];
     for (int i = low * run;; ++i) {
-        const int tokens = request_tokens(p, i), tiles = tiles_of(tokens);
+        const int tiles = unit_tiles(p, i);
         const Cut c = cut(tiles, invariant);
         const int64_t end = start + extent(tiles, c).line;
         if (x < end) {
             const int64_t tile = tile_at(tiles, c, invariant, x - start);
-            if (tile == 0 || tile < tiles) return {i, int(tile), tokens, 0};
-            return {i + 1, 0, i + 1 < p.b ? request_tokens(p, i + 1) : 0, 0};
+            return tile == 0 || tile < tiles ? border_at(p, i, tile) : border_at(p, i + 1, 0);
         }
         start = end;
     }
@@ -151,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
 
     Extent sum = {};
     for (int i = begin; i < end; ++i) {
-        const int tiles = tiles_of(request_tokens(p, i));
+        const int tiles = unit_tiles(p, i);
         sum = sum + extent(tiles, cut(tiles, invariant));
     }
     Extent total;
@@ -162,7 +162,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
 
     for (int part = threadIdx.x; part <= p.partitions; part += kThreads) {
         const int64_t x = part * stretch;
-        Border at = {p.b, 0, 0, 0};
+        Border at = border_at(p, p.b, 0);
         if (part < p.partitions && x < total.line) at = border(p, run_starts, run, x, invariant);
         borders[part] = at;
         reinterpret_cast<Border*>(p.borders)[part] = at;
@@ -193,7 +193,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     }
     int slots = start.slots, index = start.splits;
     for (int i = begin; i < end; ++i) {
-        const Cut c = cut(tiles_of(request_tokens(p, i)), invariant);
+        const Cut c = cut(unit_tiles(p, i), invariant);
         const bool split = c.pieces > 1;
         reinterpret_cast<RequestPlan*>(p.requests)[i] = {slots, split ? c.piece_tiles : 0};
         if (!split) continue;

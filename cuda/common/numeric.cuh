@@ -30,5 +30,6 @@ __device__ __forceinline__ float exp2_approx(float x) {
 }
 
 constexpr float kLn2 = 0.693147180559945309f;
+constexpr float kLog2E = 1.44269504088896340736f;
 
 }  // namespace flashmla

@@ -10,6 +10,7 @@ use crate::err;
 use crate::problem::dense_decode::{DenseDecode, Raw, Shape};
 use crate::problem::tensor::{check_address, Rules, Tensor};
 use crate::status::Result;
+use crate::workspace::PlanLayout;
 
 /// Parameters of dense decode. Sizes count elements, strides are in elements.
 ///
@@ -47,7 +48,7 @@ pub struct flashmla_dense_decode_params_t {
     pub reserved: i32,
     /// `[b, s_q, h_q, d_qk]`, 16-byte aligned, strides multiples of 8, the innermost 1.
     pub q: flashmla_const_tensor_t,
-    /// `[num_blocks, page_block_size, h_kv, d_qk]`, alignment as `q`.
+    /// `[num_blocks, page_block_size, h_kv, d_qk]`, alignment as `q`; see `kv_layout` for pages of FP8.
     pub kv_cache: flashmla_const_tensor_t,
     /// `[b, max_blocks_per_seq]` int32: pages of each request in order. Entries past the last used
     /// page may hold anything; a used entry outside `[0, num_blocks)` reads as a page of zeros.
@@ -64,18 +65,27 @@ pub struct flashmla_dense_decode_params_t {
     pub workspace_size: usize,
     /// The plan: written by `flashmla_dense_decode_plan`, read by `flashmla_dense_decode`.
     pub plan: *mut flashmla_plan_t,
+    /// How `kv_cache` stores tokens: `FLASHMLA_LAYOUT_*`, 0 for plain rows of `dtype`. With pages of FP8 `dtype`
+    /// is BF16, `h_kv` 1, `d_qk` the layout's, and `kv_cache` is bytes, `[num_blocks, bytes of a page]`: 16-byte
+    /// aligned, the stride between pages in bytes, a multiple of 16 and no smaller than a page.
+    pub kv_layout: i32,
+    /// Must be 0.
+    pub reserved2: i32,
 }
 
 // SAFETY: repr(C), plain data.
 unsafe impl Versioned for flashmla_dense_decode_params_t {
     const NAME: &'static str = "flashmla_dense_decode_params_t";
-    const FIRST_SIZE: usize = std::mem::size_of::<flashmla_dense_decode_params_t>();
+    const FIRST_SIZE: usize = std::mem::offset_of!(flashmla_dense_decode_params_t, kv_layout);
 }
 
 impl flashmla_dense_decode_params_t {
     fn raw(&self) -> Result<Raw> {
         if self.reserved != 0 {
             return err!(FLASHMLA_ERROR_INVALID_ARGUMENT, "reserved = {}: must be 0", self.reserved);
+        }
+        if self.reserved2 != 0 {
+            return err!(FLASHMLA_ERROR_INVALID_ARGUMENT, "reserved2 = {}: must be 0", self.reserved2);
         }
         Ok(Raw {
             dtype: self.dtype,
@@ -98,6 +108,7 @@ impl flashmla_dense_decode_params_t {
             lse: self.lse.raw(),
             workspace: self.workspace as u64,
             workspace_size: self.workspace_size as u64,
+            kv_layout: self.kv_layout,
         })
     }
 }
@@ -106,7 +117,7 @@ type Params = flashmla_dense_decode_params_t;
 
 /// Whether this context can run the problem, and with which kernel.
 ///
-/// Reads sizes, `dtype` and `flags`; pointers, strides and the plan are not looked at. Pure host
+/// Reads sizes, `dtype`, `kv_layout` and `flags`; pointers, strides and the plan are not looked at. Pure host
 /// arithmetic, thread-safe, legal during capture. Set `out->struct_size` first
 /// (`FLASHMLA_KERNEL_INFO_INIT`). Errors: those of `flashmla_dense_decode` for sizes and options.
 #[no_mangle]
@@ -141,7 +152,7 @@ pub unsafe extern "C" fn flashmla_dense_decode_query(
 /// Pure host arithmetic: thread-safe, legal during capture. What it gives for some `b`, `s_q` and
 /// `max_blocks_per_seq` suffices for every smaller value of them too, whatever the lengths: an
 /// engine asks once, with its maxima. 0 where nothing can be split, and for CPU contexts. Reads
-/// sizes, `dtype` and `flags`.
+/// sizes, `dtype`, `kv_layout` and `flags`.
 #[no_mangle]
 pub unsafe extern "C" fn flashmla_dense_decode_workspace_size(
     context: *const flashmla_context_t,
@@ -209,14 +220,15 @@ pub unsafe extern "C" fn flashmla_dense_decode_plan(
 /// cache row, and `lse = ln(sum(exp(softmax_scale Q K^T)))`.
 ///
 /// A query that sees no token gets `out` 0 and `lse` -inf. Products are of the inputs' type,
-/// sums FP32. Runs on `stream` of the context's device (any CUDA context; NULL is the default
-/// stream); a CPU context takes NULL and computes before it returns. Does not allocate,
+/// sums FP32. Pages of FP8 (`kv_layout`) are read as in `flashmla_sparse_decode`. Runs on `stream` of
+/// the context's device (any CUDA context; NULL is the default stream); a CPU context takes NULL and computes before it returns. Does not allocate,
 /// synchronise or read device data; may be captured, and replayed after lengths, block tables and
 /// plan have changed in place. Thread-safe; calls that run at the same time need workspaces of
 /// their own. Needs the plan of this step (a CPU context too, where making it costs nothing).
 ///
 /// Errors: null or misaligned pointers, wrong sizes or strides, a workspace that is too small, a
 /// plan made for other parameters: nothing is launched and nothing is written.
+/// `FLASHMLA_ERROR_UNSUPPORTED` for pages of FP8 in a GPU context: this version reads them on the CPU alone.
 #[no_mangle]
 pub unsafe extern "C" fn flashmla_dense_decode(
     context: *const flashmla_context_t,
@@ -250,12 +262,19 @@ fn shape(context: &*const flashmla_context_t, params: *const Params) -> Result<(
     // SAFETY: per the contract of every function here.
     let params = unsafe { read_struct("params", params) }?;
     let shape = Shape::check(&params.raw()?)?;
+    if shape.layout.is_fp8() && matches!(context.backend, Backend::Gpu(_)) {
+        return err!(
+            FLASHMLA_ERROR_UNSUPPORTED,
+            "kv_layout = {}: must be FLASHMLA_LAYOUT_PLAIN (0) in a GPU context of this version",
+            params.kv_layout
+        );
+    }
     Ok((context, params, shape))
 }
 
 fn check_plan_buffer(context: &Context, shape: &Shape, plan: &flashmla_plan_t) -> Result<()> {
     let needed = match context.grid(shape) {
-        Some(grid) if !shape.is_empty() => crate::workspace::PlanLayout::new(shape.b, grid.partitions).size,
+        Some(grid) if !shape.is_empty() => PlanLayout::new(shape, grid.partitions).size,
         _ => return Ok(()),
     };
     if (plan.size as u64) < needed {
@@ -285,6 +304,7 @@ unsafe fn run_on_cpu(device: &cpu::CpuDevice, problem: &DenseDecode) {
     let inputs = cpu::dense_decode::Inputs {
         q: elements(&problem.q),
         kv_cache: elements(&problem.kv_cache),
+        fp8_cache: elements(&problem.fp8_cache),
         block_table: elements(&problem.block_table),
         cache_seqlens: elements(&problem.cache_seqlens),
     };

@@ -8,7 +8,11 @@
 
 pub mod context;
 pub mod dense_decode;
+pub mod kv_cache_append;
+pub mod kv_cache_gather;
+pub mod map_indices;
 pub mod read;
+pub mod sparse_decode;
 pub mod sparse_prefill;
 pub mod types;
 pub mod version;

@@ -26,6 +26,28 @@ pub const FLASHMLA_DTYPE_BF16: i32 = 0;
 /// IEEE half precision.
 pub const FLASHMLA_DTYPE_FP16: i32 = 1;
 
+/// Pages of plain rows, `[num_blocks, page_block_size, h_kv, d_qk]`, of the inputs' type.
+pub const FLASHMLA_LAYOUT_PLAIN: i32 = 0;
+/// FP8 with FP32 scales, d_qk 576, 656 bytes a token, tokens one after another: bytes [0, 512) e4m3, the latent
+/// part; [512, 528) four scales, one for 128 elements; [528, 656) 64 BF16, the rotary part. An element is
+/// its e4m3 value times its scale.
+pub const FLASHMLA_LAYOUT_V32: i32 = 1;
+/// FP8 with e8m0 scales, d_qk 512, 584 bytes a token. A page holds all data rows of 576 bytes (448 e4m3, then
+/// 64 BF16, the rotary part), then all scale rows of 8 bytes (7 e8m0, one for 64 elements, and a byte that means
+/// nothing).
+pub const FLASHMLA_LAYOUT_V4: i32 = 2;
+
+/// int32.
+pub const FLASHMLA_INDEX_INT32: i32 = 0;
+/// int64.
+pub const FLASHMLA_INDEX_INT64: i32 = 1;
+
+/// A scale is the least power of two that is not below max / 448, at least 2^-13 (as in upstream FlashMLA's
+/// reference).
+pub const FLASHMLA_SCALE_POWER_OF_TWO: i32 = 0;
+/// A scale is max / 448 in FP32, at least 2^-126; `FLASHMLA_LAYOUT_V32` alone can hold it.
+pub const FLASHMLA_SCALE_EXACT: i32 = 1;
+
 /// Query token i of s_q sees keys 0 ..= s_k - s_q + i (aligned to the bottom right).
 pub const FLASHMLA_FLAG_CAUSAL: u32 = 1;
 /// A query with no attended token gets lse = +inf (upstream FlashMLA's convention), not -inf.

@@ -4,6 +4,7 @@
 //! tokens in tiles, which it converts to FP32 once for all its rows. An item's result depends on nothing
 //! else, so that neither the number of threads nor the rest of the batch changes a bit.
 
+use super::page::Fp8Pages;
 use super::share::share;
 use super::softmax::{Block, Row, ROWS, TOKENS};
 use super::CpuDevice;
@@ -15,6 +16,8 @@ pub struct Inputs<'a> {
     /// BF16 or FP16 bits.
     pub q: &'a [u16],
     pub kv_cache: &'a [u16],
+    /// Instead of `kv_cache`, bytes.
+    pub fp8_cache: &'a [u8],
     pub block_table: &'a [i32],
     pub cache_seqlens: &'a [i32],
 }
@@ -74,7 +77,7 @@ impl Item<'_> {
         for base in (0..end).step_by(TOKENS) {
             let tokens = TOKENS.min(end - base);
             for t in 0..tokens {
-                block.set_token(t, self.cached((base + t) as i64));
+                self.load(block, t, (base + t) as i64);
             }
             for r in 0..count {
                 let seen = visible(r).saturating_sub(base).min(tokens);
@@ -93,15 +96,24 @@ impl Item<'_> {
         (0..count).map(finish).collect()
     }
 
-    /// The cache row of a token. A page that does not exist reads as zeros.
-    fn cached(&self, token: i64) -> Option<&[u16]> {
+    /// A cached token into row `t` of the tile. A page that does not exist reads as zeros.
+    fn load(&self, block: &mut Block, t: usize, token: i64) {
         let (problem, inputs, shape) = (self.problem, &self.inputs, &self.problem.shape);
         let (entry, offset) = (token / shape.page_block_size, token % shape.page_block_size);
         let page = inputs.block_table[problem.block_table.offset([self.request, entry]) as usize] as i64;
         if !(0..shape.num_blocks).contains(&page) {
-            return None;
+            return block.set_token(t, None);
+        }
+        if shape.layout.is_fp8() {
+            let pages = Fp8Pages {
+                layout: shape.layout,
+                bytes: inputs.fp8_cache,
+                page_stride: problem.fp8_cache.strides[0],
+                page_block_size: shape.page_block_size,
+            };
+            return pages.read(page * shape.page_block_size + offset, block.token_mut(t));
         }
         let from = problem.kv_cache.offset([page, offset, self.kv_head, 0]) as usize;
-        Some(&inputs.kv_cache[from..from + shape.d_qk as usize])
+        block.set_token(t, Some(&inputs.kv_cache[from..from + shape.d_qk as usize]));
     }
 }

@@ -1,8 +1,14 @@
 //! The CPU backend: the operations of the contract in plain multi-threaded Rust, one file each.
 
 pub mod dense_decode;
+pub mod fp8;
+pub mod kv_cache_append;
+pub mod kv_cache_gather;
+pub mod map_indices;
+pub mod page;
 mod share;
 pub mod softmax;
+pub mod sparse_decode;
 pub mod sparse_prefill;
 
 use crate::err;

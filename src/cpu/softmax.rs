@@ -75,6 +75,11 @@ impl Block {
         }
     }
 
+    /// Row `t` of the tile, to be filled.
+    pub fn token_mut(&mut self, t: usize) -> &mut [f32] {
+        &mut self.tile[t * self.d_qk..][..self.d_qk]
+    }
+
     /// Query row `r` attends to the first `seen` rows of the tile.
     pub fn attend(&mut self, r: usize, seen: usize) {
         let d = self.d_qk;

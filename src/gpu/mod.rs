@@ -1,9 +1,11 @@
 //! The GPU backend: the driver, the embedded kernels, and one file per operation that turns a
 //! checked problem into launches.
 
+pub mod call_number;
 pub mod dense_decode;
 pub mod driver;
 pub mod kernels;
+pub mod kv_cache_append;
 pub mod launch;
 pub mod library;
 pub mod params;

@@ -7,19 +7,28 @@
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct PlanParams {
-    /// i32 `[b]`, stride in elements.
-    pub cache_seqlens: u64,
-    pub cache_seqlens_stride: i64,
+    /// i32 `[b, tokens]`, strides in elements, or 0: all are `max_tokens`.
+    pub lens: u64,
+    pub lens_strides: [i64; 2],
+    /// The same of the second index list of sparse decode.
+    pub extra_lens: u64,
+    pub extra_lens_strides: [i64; 2],
     /// `Border [partitions + 1]`.
     pub borders: u64,
     /// `RequestPlan [b]`, of a batch-invariant plan.
     pub requests: u64,
     /// `SplitPlan`, one more than requests are split.
     pub splits: u64,
+    /// Requests of the plan.
     pub b: i32,
     pub partitions: i32,
-    /// Lengths are clamped to this.
+    /// Lengths are clamped to these.
     pub max_tokens: i32,
+    pub extra_max_tokens: i32,
+    /// Query tokens of a request that are requests of the plan; 1 where the request is.
+    pub tokens: i32,
+    /// The earlier of these tokens see less.
+    pub causal: i32,
     pub batch_invariant: i32,
 }
 
@@ -78,10 +87,85 @@ pub struct DenseDecodeParams {
     pub slots: i32,
 }
 
+/// `cuda/sm90/sparse_decode/`. A unit, which is a request of the plan, is a query token of a request.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SparseDecodeParams {
+    /// BF16; strides of request, token, head, in elements.
+    pub q: u64,
+    pub q_strides: [i64; 3],
+    /// Bytes; the stride between pages in bytes.
+    pub kv_cache: u64,
+    pub page_stride: i64,
+    /// i32 `[b, s_q, topk]`, strides of request and token.
+    pub indices: u64,
+    pub indices_strides: [i64; 2],
+    /// How many of them count: as in `PlanParams`.
+    pub lens: u64,
+    pub lens_strides: [i64; 2],
+    /// The second cache; nothing of it is read where `extra_max_tokens` is 0.
+    pub extra_kv_cache: u64,
+    pub extra_page_stride: i64,
+    pub extra_indices: u64,
+    pub extra_indices_strides: [i64; 2],
+    pub extra_lens: u64,
+    pub extra_lens_strides: [i64; 2],
+    /// Instead of indices, if not 0: i32 `[b, entries]`, and entry e of a unit is token e of the request. A page
+    /// outside `[0, num_blocks)` reads as zeros.
+    pub block_table: u64,
+    pub block_table_strides: [i64; 2],
+    /// FP32 `[h_q]`, or 0.
+    pub attn_sink: u64,
+    pub attn_sink_stride: i64,
+    /// The plan; `requests` is 0 unless it is batch-invariant, others say nothing there.
+    pub borders: u64,
+    pub requests: u64,
+    /// BF16; strides of request, token, head.
+    pub out: u64,
+    pub out_strides: [i64; 3],
+    /// FP32 or 0; strides of request, head, token.
+    pub lse: u64,
+    pub lse_strides: [i64; 3],
+    /// FP32 `[slots, h_q, 512]` and `[slots, h_q]` (base-2 logarithms, which no sink has gone into).
+    pub split_out: u64,
+    pub split_lse: u64,
+    /// b * s_q
+    pub units: i32,
+    /// s_q
+    pub tokens: i32,
+    pub h_q: i32,
+    /// Thread blocks that cover the heads.
+    pub row_blocks: i32,
+    pub partitions: i32,
+    /// topk, and extra_topk: lengths are clamped to these.
+    pub max_tokens: i32,
+    pub extra_max_tokens: i32,
+    pub causal: i32,
+    pub num_blocks: i32,
+    pub page_block_size: i32,
+    pub extra_page_block_size: i32,
+    /// An index i names a token if, as u32, it is less than this.
+    pub index_limit: u32,
+    pub extra_index_limit: u32,
+    /// Divisions by `tokens` and the page sizes, see `Divisor`.
+    pub tokens_magic: u32,
+    pub tokens_shift: u32,
+    pub page_magic: u32,
+    pub page_shift: u32,
+    pub extra_page_magic: u32,
+    pub extra_page_shift: u32,
+    pub lse_empty_pos_inf: i32,
+    /// softmax_scale * log2(e)
+    pub scale_log2: f32,
+    /// Accumulators that the workspace holds: a plan for other lengths must not lead past them.
+    pub slots: i32,
+}
+
 /// `cuda/any/combine.cu`
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct CombineParams {
+    /// The plan's list of split requests.
     pub splits: u64,
     pub out: u64,
     pub out_strides: [i64; 3],
@@ -89,15 +173,20 @@ pub struct CombineParams {
     pub lse_strides: [i64; 3],
     pub split_out: u64,
     pub split_lse: u64,
+    /// FP32 `[h_kv * group]`, stride in elements, or 0.
+    pub attn_sink: u64,
+    pub attn_sink_stride: i64,
+    /// Requests of the plan.
     pub b: i32,
     pub h_kv: i32,
     pub group: i32,
+    /// Rows of a request of the plan and a KV head.
     pub rows: i32,
     pub partitions: i32,
+    pub tokens: i32,
     pub lse_empty_pos_inf: i32,
     /// As in the kernel that wrote them.
     pub slots: i32,
-    pub unused: i32,
 }
 
 /// What a kernel needs to divide by a number that the host knows (`cuda/common/divide.cuh`).

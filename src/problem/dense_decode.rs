@@ -1,5 +1,6 @@
 //! Dense decode: attention of a few query tokens per request over a paged latent KV cache.
 
+use super::layout::Layout;
 use super::sizes::{latent_d_qk, product, size, softmax_scale};
 use super::tensor::{check_workspace, RawTensor, Rules, Tensor};
 use crate::err;
@@ -42,12 +43,14 @@ pub struct Raw {
     pub lse: RawTensor,
     pub workspace: u64,
     pub workspace_size: u64,
+    pub kv_layout: i32,
 }
 
 /// Sizes and options without memory: what a schedule, a plan and a workspace depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
     pub dtype: Dtype,
+    pub layout: Layout,
     pub causal: bool,
     pub lse_empty_pos_inf: bool,
     pub batch_invariant: bool,
@@ -67,7 +70,10 @@ pub struct DenseDecode {
     pub shape: Shape,
     pub softmax_scale: f32,
     pub q: Tensor<4>,
+    /// `[num_blocks, page_block_size, h_kv, d_qk]`, or without pages where the cache is of FP8.
     pub kv_cache: Tensor<4>,
+    /// Bytes, `[num_blocks, bytes of a page]`, of a cache of FP8; without pages otherwise.
+    pub fp8_cache: Tensor<2>,
     pub block_table: Tensor<2>,
     pub cache_seqlens: Tensor<1>,
     pub out: Tensor<4>,
@@ -107,6 +113,18 @@ impl Shape {
             return err!(FLASHMLA_ERROR_INVALID_SHAPE, "h_q = {}: must be a multiple of h_kv = {}", raw.h_q, raw.h_kv);
         }
         latent_d_qk(raw.d_qk)?;
+        let layout = Layout::check("kv_layout", raw.kv_layout)?;
+        layout.check_d_qk("kv_layout", raw.d_qk)?;
+        if layout.is_fp8() && raw.h_kv != 1 {
+            return err!(FLASHMLA_ERROR_INVALID_SHAPE, "h_kv = {}: must be 1 with a cache of FP8", raw.h_kv);
+        }
+        if layout.is_fp8() && dtype != Dtype::Bf16 {
+            return err!(
+                FLASHMLA_ERROR_INVALID_ARGUMENT,
+                "dtype = {}: must be FLASHMLA_DTYPE_BF16 (0) with a cache of FP8, which is read as BF16",
+                raw.dtype
+            );
+        }
         if raw.d_v != 0 && raw.d_v != D_V {
             return err!(FLASHMLA_ERROR_INVALID_SHAPE, "d_v = {}: must be 512 (or 0 for the default)", raw.d_v);
         }
@@ -115,6 +133,7 @@ impl Shape {
         product("max_blocks_per_seq * page_block_size", &[raw.max_blocks_per_seq, raw.page_block_size])?;
         Ok(Shape {
             dtype,
+            layout,
             causal: raw.flags & FLAG_CAUSAL != 0,
             lse_empty_pos_inf: raw.flags & FLAG_LSE_EMPTY_POS_INF != 0,
             batch_invariant: raw.flags & FLAG_BATCH_INVARIANT != 0,
@@ -161,11 +180,22 @@ impl DenseDecode {
         let Shape { b, s_q, h_q, h_kv, d_qk, .. } = shape;
         // The CPU backend and the copy engine read no cache row where a request has no block.
         let blocks = if b * shape.max_blocks_per_seq == 0 { 0 } else { shape.num_blocks };
+        let (kv_cache, fp8_cache) = match shape.layout.is_fp8() {
+            true => {
+                let pages = shape.layout.check_pages("kv_cache", &raw.kv_cache, blocks, shape.page_block_size)?;
+                (Tensor::EMPTY, pages)
+            }
+            false => {
+                let sizes = [blocks, shape.page_block_size, h_kv, d_qk];
+                (Tensor::check("kv_cache", &raw.kv_cache, sizes, row)?, Tensor::EMPTY)
+            }
+        };
         Ok(DenseDecode {
             shape,
             softmax_scale: scale,
             q: Tensor::check("q", &raw.q, [b, s_q, h_q, d_qk], row)?,
-            kv_cache: Tensor::check("kv_cache", &raw.kv_cache, [blocks, shape.page_block_size, h_kv, d_qk], row)?,
+            kv_cache,
+            fp8_cache,
             block_table: Tensor::check("block_table", &raw.block_table, [b, shape.max_blocks_per_seq], word)?,
             cache_seqlens: Tensor::check("cache_seqlens", &raw.cache_seqlens, [b], word)?,
             out: Tensor::check("out", &raw.out, [b, s_q, h_q, D_V], row.output())?,

@@ -24,16 +24,25 @@ pub struct Rules {
     pub unit_inner: bool,
     /// No two elements may share memory.
     pub output: bool,
+    /// A stride of 0 repeats what is there along its dimension.
+    pub broadcast: bool,
 }
 
 impl Rules {
     /// Rows of 16-bit elements: what the copy engine and 128-bit loads need.
-    pub const ROW_16: Rules = Rules { elem_bytes: 2, align: 16, unit_inner: true, output: false };
+    pub const ROW_16: Rules = Rules { elem_bytes: 2, align: 16, unit_inner: true, output: false, broadcast: false };
     /// Single 32-bit elements, read or written one by one.
-    pub const WORD_32: Rules = Rules { elem_bytes: 4, align: 4, unit_inner: false, output: false };
+    pub const WORD_32: Rules = Rules { elem_bytes: 4, align: 4, unit_inner: false, output: false, broadcast: false };
+
+    /// Bytes; who names them knows how they must be aligned.
+    pub const BYTES: Rules = Rules { elem_bytes: 1, align: 1, unit_inner: true, output: false, broadcast: false };
 
     pub const fn output(self) -> Rules {
         Rules { output: true, ..self }
+    }
+
+    pub const fn broadcast(self) -> Rules {
+        Rules { broadcast: true, ..self }
     }
 }
 
@@ -46,6 +55,9 @@ pub struct Tensor<const N: usize> {
 }
 
 impl<const N: usize> Tensor<N> {
+    /// No element at all.
+    pub const EMPTY: Self = Tensor { addr: 0, shape: [0; N], strides: [0; N] };
+
     /// Checks strides only: enough for queries, where no memory is touched.
     pub fn check_layout(name: &str, raw: &RawTensor, shape: [i64; N], rules: Rules) -> Result<Self> {
         let strides = resolve_strides(name, raw, &shape)?;
@@ -157,7 +169,7 @@ fn check_strides<const N: usize>(name: &str, shape: &[i64; N], strides: &[i64; N
             }
         } else if s % step != 0 {
             return err!(FLASHMLA_ERROR_INVALID_STRIDE, "{}: must be a multiple of {step} elements", named());
-        } else if s == 0 && shape[i] > 1 {
+        } else if s == 0 && shape[i] > 1 && !rules.broadcast {
             return err!(
                 FLASHMLA_ERROR_INVALID_STRIDE,
                 "{}: must be at least 1, the dimension has {} elements",

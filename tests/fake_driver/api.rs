@@ -135,6 +135,8 @@ impl DenseDecode {
             workspace: WORKSPACE as *mut c_void,
             workspace_size: 1 << 40,
             plan: ptr::null_mut(),
+            kv_layout: FLASHMLA_LAYOUT_PLAIN,
+            reserved2: 0,
         };
         let plan = flashmla_plan_t {
             struct_size: size_of::<flashmla_plan_t>(),

@@ -50,7 +50,7 @@ impl Batch {
     }
 }
 
-/// The plan as the device writes it: borders, then requests.
+/// The plan as the device writes it: borders, the list of splits, requests.
 fn device_plan(session: &Session, batch: &Batch) -> Result<Vec<i32>, String> {
     let mut params = zero_params();
     params.flags = if batch.invariant { FLASHMLA_FLAG_BATCH_INVARIANT } else { 0 };
@@ -91,13 +91,14 @@ fn device_plan(session: &Session, batch: &Batch) -> Result<Vec<i32>, String> {
 fn compare(session: &Session, batch: &Batch) -> Result<(), String> {
     let shape = batch.shape();
     let grid = Grid::new(&shape, session.gpu().multiprocessors);
-    let layout = PlanLayout::new(shape.b, grid.partitions);
+    let layout = PlanLayout::new(&shape, grid.partitions);
     let got = device_plan(session, batch)?;
     let want = plan(&shape, grid.partitions, &batch.lens);
     let borders = layout.borders as usize / 4;
     for (i, border) in want.borders.iter().enumerate() {
-        let record = &got[borders + 2 * i..][..2];
-        if record != [border.request, border.tile] {
+        let record = &got[borders + 4 * i..][..3];
+        let tokens = batch.lens.get(border.request as usize).map_or(0, |len| (*len as i64).clamp(0, shape.max_tokens()));
+        if record != [border.request, border.tile, tokens as i32] {
             return Err(format!(
                 "border {i} of {}: {record:?}, not {border:?}\n    {}",
                 grid.partitions,
@@ -105,11 +106,21 @@ fn compare(session: &Session, batch: &Batch) -> Result<(), String> {
             ));
         }
     }
+    let splits = layout.splits as usize / 4;
+    if got[splits] != want.splits.len() as i32 {
+        return Err(format!("{} splits, not {}\n    {}", got[splits], want.splits.len(), batch.describe()));
+    }
+    for (i, s) in want.splits.iter().enumerate() {
+        let record = &got[splits + 8 * (i + 1)..][..6];
+        let fields = [s.request, s.pieces, s.first_slot, s.rest_slot, s.first_partition, s.last_partition];
+        if record != fields {
+            return Err(format!("split {i}: {record:?}, not {s:?}\n    {}", batch.describe()));
+        }
+    }
     let requests = layout.requests as usize / 4;
     for (i, request) in want.requests.iter().enumerate() {
-        let record = &got[requests + 4 * i..][..4];
-        let fields = [request.first_partition, request.last_partition, request.slot_base, request.piece_tiles];
-        if record != fields {
+        let record = &got[requests + 2 * i..][..2];
+        if record != [request.slot_base, request.piece_tiles] {
             return Err(format!("request {i}: {record:?}, not {request:?}\n    {}", batch.describe()));
         }
     }
