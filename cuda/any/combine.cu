@@ -21,12 +21,12 @@ __device__ __forceinline__ void combine(const CombineParams& p) {
 }  // namespace
 }  // namespace flashmla
 
-extern "C" __global__ void __launch_bounds__(flashmla::kWarps * 32, 2)
+extern "C" __global__ void __launch_bounds__(flashmla::kWarps * 32, 1)
     flashmla_combine_bf16(const __grid_constant__ flashmla::CombineParams p) {
     flashmla::combine<flashmla::Bf16>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(flashmla::kWarps * 32, 2)
+extern "C" __global__ void __launch_bounds__(flashmla::kWarps * 32, 1)
     flashmla_combine_fp16(const __grid_constant__ flashmla::CombineParams p) {
     flashmla::combine<flashmla::Fp16>(p);
 }

@@ -95,13 +95,14 @@ class Combine {
     }
 
     __device__ __forceinline__ void compute(const SplitPlan& split, int item) {
-        if (few(split.pieces)) {
-            const int row = item * kWarps + warp_;
-            if (row < rows_) whole_row(split, row);
-        } else if (rows_ < kCombineFewRows) {
-            shared_row<1>(split, item / 4, item % 4);
+        const bool alone = few(split.pieces), quarter = rows_ < kCombineFewRows;
+        const int row = alone ? item * kWarps + warp_ : quarter ? item / 4 : item;
+        if (row >= rows_) return;
+        ready_(split, row);
+        if (alone) {
+            whole_row(split, row);
         } else {
-            shared_row<4>(split, item, 0);
+            shared_row(split, row, quarter ? item % 4 : 0, quarter ? 1 : 4);
         }
     }
 
@@ -153,10 +154,10 @@ class Combine {
 
     // A warp computes a row.
     __device__ __forceinline__ void whole_row(const SplitPlan& s, int row) {
-        ready_(s, row);
-        constexpr int kAtOnce = 4;
+        constexpr int kAtOnce = 3;
         float4 sum[4] = {};
         Total all;
+#pragma unroll 1
         for (int base = 0; base < s.pieces; base += kAtOnce) {
             float4 x[kAtOnce][4];
             float lse[kAtOnce];
@@ -184,17 +185,16 @@ class Combine {
         if (lane_ == 0) store_lse(at, all);
     }
 
-    // The block computes `kParts` parts of 128 columns of a row, from `part` on; the warps of a part share its pieces.
-    template <int kParts>
-    __device__ __forceinline__ void shared_row(const SplitPlan& s, int row, int part) {
-        ready_(s, row);
-        constexpr int kSharing = kWarps / kParts, kAtOnce = 8;
-        static_assert(kWarps % kParts == 0);
-        part += warp_ % kParts;
-        const int share = warp_ / kParts, each = (s.pieces + kSharing - 1) / kSharing;
+    // The block computes one part of 128 columns of a row, or all four; the warps of a part share its pieces.
+    __device__ __forceinline__ void shared_row(const SplitPlan& s, int row, int part, int parts) {
+        constexpr int kAtOnce = 6;
+        const int sharing = kWarps / parts, share = warp_ / parts;
+        part += warp_ % parts;
+        const int each = (s.pieces + sharing - 1) / sharing;
         const int begin = share * each, end = min(begin + each, s.pieces);
         float4 sum = {};
         Total all;
+#pragma unroll 1
         for (int base = begin; base < begin + each; base += kAtOnce) {
             float4 x[kAtOnce];
             float lse[kAtOnce];
@@ -204,6 +204,7 @@ class Combine {
                 lse[i] = load_lse(s, base + i, row);
                 x[i] = load_out(s, base + i, row, part);
             }
+            // After the loads of the pieces, which need not wait for it.
             if (base == begin) all = total(s, row);
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i) {
@@ -213,8 +214,8 @@ class Combine {
         scratch_[warp_ * 32 + lane_] = sum;
         __syncthreads();
         if (share == 0) {
-#pragma unroll
-            for (int i = 1; i < kSharing; ++i) add(sum, 1.f, scratch_[(i * kParts + warp_) * 32 + lane_]);
+#pragma unroll 1
+            for (int i = 1; i < sharing; ++i) add(sum, 1.f, scratch_[(i * parts + warp_) * 32 + lane_]);
             const At at(p_, s, row);
             store(at, part, sum, scale_of(at, all));
             if (part == 0 && lane_ == 0) store_lse(at, all);

@@ -14,14 +14,14 @@ namespace {
 
 constexpr int kThreads = 1024;
 
-// What a request takes on the line, how many accumulators, and whether its own length splits it.
+// What a request takes on the line, its tiles, how many accumulators, and whether its own length splits it.
 struct Extent {
-    int64_t line;
+    int64_t line, tiles;
     int slots, splits;
 };
 
 __device__ __forceinline__ Extent operator+(Extent a, Extent b) {
-    return {a.line + b.line, a.slots + b.slots, a.splits + b.splits};
+    return {a.line + b.line, a.tiles + b.tiles, a.slots + b.slots, a.splits + b.splits};
 }
 
 // How a request is cut by a batch-invariant plan; by others it counts as one piece.
@@ -37,7 +37,7 @@ __device__ Cut cut(int tiles, bool batch_invariant) {
 }
 
 __device__ Extent extent(int tiles, Cut c) {
-    return {tiles + int64_t(kRequestCost) * c.pieces, c.pieces > 1 ? c.pieces : 0, c.pieces > 1};
+    return {tiles + int64_t(kRequestCost) * c.pieces, tiles, c.pieces > 1 ? c.pieces : 0, c.pieces > 1};
 }
 
 // Where position `offset` of a request's stretch of the line cuts it: at its end if not before its last tile.
@@ -63,8 +63,8 @@ __device__ Extent exclusive_scan(Extent mine, Extent& total) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const auto scan_warp = [lane](Extent x) {
         for (int step = 1; step < 32; step *= 2) {
-            const Extent left = {__shfl_up_sync(~0u, x.line, step), __shfl_up_sync(~0u, x.slots, step),
-                                 __shfl_up_sync(~0u, x.splits, step)};
+            const Extent left = {__shfl_up_sync(~0u, x.line, step), __shfl_up_sync(~0u, x.tiles, step),
+                                 __shfl_up_sync(~0u, x.slots, step), __shfl_up_sync(~0u, x.splits, step)};
             if (lane >= step) x = x + left;
         }
         return x;
@@ -76,8 +76,8 @@ __device__ Extent exclusive_scan(Extent mine, Extent& total) {
     __syncthreads();
     total = warp_sums[kThreads / 32 - 1];
     const Extent before = warp == 0 ? Extent{} : warp_sums[warp - 1];
-    return {before.line + inclusive.line - mine.line, before.slots + inclusive.slots - mine.slots,
-            before.splits + inclusive.splits - mine.splits};
+    return {before.line + inclusive.line - mine.line, before.tiles + inclusive.tiles - mine.tiles,
+            before.slots + inclusive.slots - mine.slots, before.splits + inclusive.splits - mine.splits};
 }
 
 // How many threads before this one say yes, and in `total` all that do.
@@ -106,13 +106,14 @@ __device__ int last_not_after(const Border* borders, int n, Border x) {
     return low;
 }
 
-__device__ Border border_at(const PlanParams& p, int request, int64_t tile) {
-    if (request >= p.b) return {p.b, 0, 0, 0};
-    return {request, int(tile), first_tokens(p, Unit(request, p.tokens)), 0};
+__device__ Border border_at(const PlanParams& p, int request, int64_t tile, int plan_tiles) {
+    if (request >= p.b) return {p.b, 0, 0, plan_tiles};
+    return {request, int(tile), first_tokens(p, Unit(request, p.tokens)), plan_tiles};
 }
 
 // Where position `x` of the line, which lies on it, cuts it. Thread t's run of requests begins at `run_starts[t]`.
-__device__ Border border(const PlanParams& p, const int64_t* run_starts, int run, int64_t x, bool invariant) {
+__device__ Border border(const PlanParams& p, const int64_t* run_starts, int run, int64_t x, bool invariant,
+                         int plan_tiles) {
     // The last run that does not begin behind x.
     int low = 0, high = kThreads;
     while (high - low > 1) {
@@ -130,7 +131,7 @@ __device__ Border border(const PlanParams& p, const int64_t* run_starts, int run
         const int64_t end = start + extent(tiles, c).line;
         if (x < end) {
             const int64_t tile = tile_at(tiles, c, invariant, x - start);
-            return tile == 0 || tile < tiles ? border_at(p, i, tile) : border_at(p, i + 1, 0);
+            return tile == 0 || tile < tiles ? border_at(p, i, tile, plan_tiles) : border_at(p, i + 1, 0, plan_tiles);
         }
         start = end;
     }
@@ -160,10 +161,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     __syncthreads();
     const int64_t stretch = max((total.line + p.partitions - 1) / p.partitions, int64_t(kMinStretch));
 
+    const int plan_tiles = int(min(total.tiles, int64_t(INT32_MAX)));
     for (int part = threadIdx.x; part <= p.partitions; part += kThreads) {
         const int64_t x = part * stretch;
-        Border at = border_at(p, p.b, 0);
-        if (part < p.partitions && x < total.line) at = border(p, run_starts, run, x, invariant);
+        Border at = border_at(p, p.b, 0, plan_tiles);
+        if (part < p.partitions && x < total.line) at = border(p, run_starts, run, x, invariant, plan_tiles);
         borders[part] = at;
         reinterpret_cast<Border*>(p.borders)[part] = at;
     }

@@ -12,9 +12,9 @@ constexpr int kInvariantPieceTiles = 32;
 constexpr int kInvariantMaxPieces = 16;
 constexpr int kMaxPartitions = 1024;
 
-// The start of a stretch: a tile of a request, and how many tokens that has.
+// The start of a stretch: a tile of a request, and how many tokens that has. And the tiles of the whole plan.
 struct alignas(16) Border {
-    int request, tile, tokens, unused;
+    int request, tile, tokens, plan_tiles;
 };
 
 __device__ __forceinline__ bool operator<(Border a, Border b) {

@@ -20,9 +20,23 @@ __device__ __forceinline__ uint64_t load_acquire(const uint64_t* address) {
     return value;
 }
 
+__device__ __forceinline__ uint64_t load_relaxed(const uint64_t* address) {
+    uint64_t value;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(address) : "memory");
+    return value;
+}
+
 __device__ __forceinline__ void store_release(uint64_t* address, uint64_t value) {
     asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
 }
+
+// A few bytes from global to shared memory, by a thread that does not wait for them.
+template <int kBytes>
+__device__ __forceinline__ void copy_async(void* shared, const void* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(smem_address(shared)), "l"(from), "n"(kBytes)
+                 : "memory");
+}
+__device__ __forceinline__ void copy_async_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 class Rendezvous {
   public:
@@ -33,24 +47,31 @@ class Rendezvous {
     // Reads the counter: by every block that tells or waits, and before it does.
     __device__ __forceinline__ void begin() { count_ = load_acquire(words_); }
 
-    // The same for a thread that has other things to do meanwhile, and no register to spare: into shared memory.
-    __device__ __forceinline__ void begin_later(uint64_t* shared) const {
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(smem_address(shared)), "l"(words_) : "memory");
-    }
-    __device__ __forceinline__ void begin_now(const uint64_t* shared) {
-        asm volatile("cp.async.wait_all;" ::: "memory");
-        count_ = *shared;
-    }
+    // The same for a thread that has other things to do meanwhile, and no register to spare: the counter goes to shared
+    // memory, and is taken from there when it has arrived (copy_async_wait).
+    __device__ __forceinline__ void begin_later(uint64_t* shared) const { copy_async<8>(shared, words_); }
+    __device__ __forceinline__ void begin_now(const uint64_t* shared) { count_ = *shared; }
 
     // By one thread, after a barrier of those whose writes it vouches for.
     __device__ __forceinline__ void tell() { store_release(words_ + 1 + blockIdx.x, call_ + count_); }
 
     // By a whole warp: blocks `first`, `first + step` ... below `end`.
     __device__ __forceinline__ void wait(int first, int end, int step) const {
-        for (int base = first; base < end; base += 32 * step) {
-            const int block = base + threadIdx.x % 32 * step;
-            while (block < end && load_acquire(words_ + 1 + block) != call_ + count_) __nanosleep(40);
+        // Several words of a lane at once: one after the other they would take as many times the latency of memory.
+        constexpr int kAtOnce = 5;
+#pragma unroll 1
+        for (int base = first + threadIdx.x % 32 * step; base < end; base += 32 * kAtOnce * step) {
+            bool there;
+            do {
+                there = true;
+#pragma unroll
+                for (int i = 0; i < kAtOnce; ++i) {
+                    const int block = base + 32 * i * step;
+                    if (block < end) there &= load_relaxed(words_ + 1 + block) == call_ + count_;
+                }
+            } while (!there);
         }
+        asm volatile("fence.acq_rel.gpu;" ::: "memory");
         __syncwarp();
     }
 

@@ -7,7 +7,8 @@ use crate::session::{outcome, Session};
 use flashmla::capi::dense_decode::flashmla_dense_decode_plan;
 use flashmla::capi::types::*;
 use flashmla::problem::dense_decode::{Dtype, Shape};
-use flashmla::schedule::{plan, Grid};
+use flashmla::problem::layout::Layout;
+use flashmla::schedule::{plan, tiles, Grid};
 use flashmla::workspace::PlanLayout;
 use std::ffi::c_void;
 use std::mem::size_of;
@@ -31,6 +32,7 @@ impl Batch {
             causal: false,
             lse_empty_pos_inf: false,
             batch_invariant: self.invariant,
+            layout: Layout::Plain,
             b: self.lens.len() as i64,
             s_q: self.s_q,
             h_q: self.h_q,
@@ -95,10 +97,11 @@ fn compare(session: &Session, batch: &Batch) -> Result<(), String> {
     let got = device_plan(session, batch)?;
     let want = plan(&shape, grid.partitions, &batch.lens);
     let borders = layout.borders as usize / 4;
+    let plan_tiles = batch.lens.iter().map(|len| tiles(&shape, *len)).sum::<i64>().min(i32::MAX as i64);
     for (i, border) in want.borders.iter().enumerate() {
-        let record = &got[borders + 4 * i..][..3];
+        let record = &got[borders + 4 * i..][..4];
         let tokens = batch.lens.get(border.request as usize).map_or(0, |len| (*len as i64).clamp(0, shape.max_tokens()));
-        if record != [border.request, border.tile, tokens as i32] {
+        if record != [border.request, border.tile, tokens as i32, plan_tiles as i32] {
             return Err(format!(
                 "border {i} of {}: {record:?}, not {border:?}\n    {}",
                 grid.partitions,

@@ -51,6 +51,9 @@ constexpr int kStepsAfterP = 8;
 constexpr int kBarriersPerStage = 2;
 constexpr int kTilesPerBarrier = kColumnTiles / kBarriersPerStage;
 
+// Tiles of K that are little (Pieces::reads_little).
+constexpr int kLittle = 2560;
+
 // Registers of a thread; 384 threads have 168 on average.
 constexpr int kScoresRegisters = 184;
 constexpr int kOutputRegisters = 160;

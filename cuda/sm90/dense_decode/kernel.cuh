@@ -38,6 +38,8 @@ __device__ __forceinline__ void combine_pieces(const DenseDecodeParams& p, Rende
     extern __shared__ __align__(1024) uint8_t dynamic[];
     const int block = blockIdx.x - first_block, blocks = gridDim.x - first_block - 1;
     grid_dependency_wait();
+    // Where nothing is split, nobody waits.
+    if (*reinterpret_cast<const int*>(p.splits) <= 0) return;
     rendezvous.begin();
     if (block == blocks) {
         if (threadIdx.x < 32) rendezvous.end();
@@ -70,7 +72,10 @@ __device__ __forceinline__ void run(const Maps& maps, const DenseDecodeParams& p
     }
     __syncthreads();
     grid_dependency_wait();
-    if (threadIdx.x == 0 && p.slots > 0) rendezvous.begin_later(&s.calls);
+    if (threadIdx.x == 0 && p.slots > 0) {
+        rendezvous.begin_later(&s.calls);
+        copy_async<4>(&s.splits, reinterpret_cast<const SplitPlan*>(p.splits));
+    }
 
     const int role = __shfl_sync(~0u, warp / 4, 0);
     if (role == 0) {
@@ -87,8 +92,9 @@ __device__ __forceinline__ void run(const Maps& maps, const DenseDecodeParams& p
     if (p.slots == 0) return;
     __syncthreads();
     if (threadIdx.x == 0) {
+        copy_async_wait();
         rendezvous.begin_now(&s.calls);
-        rendezvous.tell();
+        if (s.splits > 0) rendezvous.tell();
     }
 }
 

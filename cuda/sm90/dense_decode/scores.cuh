@@ -240,18 +240,20 @@ class Scores {
         final_phase_ ^= 1;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-            float sum = sum_[h];
-            sum += __shfl_xor_sync(~0u, sum, 1);
-            sum += __shfl_xor_sync(~0u, sum, 2);
+            sum_[h] += __shfl_xor_sync(~0u, sum_[h], 1);
+            sum_[h] += __shfl_xor_sync(~0u, sum_[h], 2);
             // Whatever the row saw, its largest P is at least 2^-kSlack; NaN is not empty.
-            const bool empty = sum == 0.f;
-            if (lane_ % 4 == 0) {
-                store_shared(FLASHMLA_SHARED(shared_, final_scale) + row(h) * 4, empty ? 0.f : 1.f / sum);
-                store_lse(piece, place_.row_block * kRows + row(h), empty ? -INFINITY : reference_[h] + log2f(sum));
-            }
+            if (lane_ % 4 == 0)
+                store_shared(FLASHMLA_SHARED(shared_, final_scale) + row(h) * 4, sum_[h] == 0.f ? 0.f : 1.f / sum_[h]);
         }
         __syncwarp();
+        // The output warps wait for this, nobody for lse.
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_full));
+        if (lane_ % 4 == 0) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h)
+                store_lse(piece, place_.row_block * kRows + row(h), sum_[h] == 0.f ? -INFINITY : reference_[h] + log2f(sum_[h]));
+        }
     }
 
     __device__ __forceinline__ void store_lse(const Piece& piece, int row, float lse2) {
