@@ -18,10 +18,12 @@ pub const TILE_TOKENS: i64 = 64;
 pub const BLOCK_ROWS: i64 = 64;
 /// Fixed work of a request (loading Q, writing the output), in tiles.
 pub const REQUEST_COST: i64 = 4;
-/// A cut that would leave fewer tiles than this on one side moves to the request's border.
+/// A cut that would leave fewer tiles than this on one side, and less than a stretch, moves to the request's border.
 pub const MIN_PIECE_TILES: i64 = 2;
-/// Shorter stretches than this leave partitions idle: pieces cost more to combine than they save.
-pub const MIN_STRETCH: i64 = 4;
+/// A request of fewer tiles is not cut: combining takes longer than what it saves.
+pub const MIN_SPLIT_TILES: i64 = 4;
+/// Shorter stretches than this leave partitions idle.
+pub const MIN_STRETCH: i64 = 1;
 /// Batch-invariant plans: tiles of a piece, at least, and pieces of a request, at most.
 pub const INVARIANT_PIECE_TILES: i64 = 32;
 pub const INVARIANT_MAX_PIECES: i64 = 16;
@@ -112,9 +114,6 @@ pub struct Split {
     /// Accumulator of the first piece, and those of the others, in a row.
     pub first_slot: i32,
     pub rest_slot: i32,
-    /// The partitions that hold the first and the last tile.
-    pub first_partition: i32,
-    pub last_partition: i32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,29 +181,17 @@ pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan
     let stretch = ceil_div(line, partitions).max(MIN_STRETCH);
     let mut borders = Vec::with_capacity(partitions as usize + 1);
     for p in 0..=partitions {
-        borders.push(border(&work, &start, tiles, p * stretch, piece_tiles));
+        borders.push(border(&work, &start, tiles, p * stretch, stretch, piece_tiles));
     }
     borders[partitions as usize] = Border { request: n as i32, tile: 0 };
 
-    // The last of the first borders, those at which a stretch begins, that is not behind a position.
-    let last_not_after = |x: Border| borders[..partitions as usize].partition_point(|b| *b <= x) as i32 - 1;
-    let last_partition = |request: i32| last_not_after(Border { request, tile: i32::MAX });
     let (mut requests, mut splits) = (Vec::new(), Vec::new());
     if work.batch_invariant {
         for (i, t) in tiles.iter().enumerate() {
             let (request, slot_base, pieces) = (i as i32, slot_base[i] as i32, count(*t) as i32);
             requests.push(RequestPlan { slot_base, piece_tiles: if pieces > 1 { piece_tiles(*t) as i32 } else { 0 } });
             if pieces > 1 {
-                let first_partition = last_not_after(Border { request, tile: 0 });
-                let last_partition = last_partition(request);
-                splits.push(Split {
-                    request,
-                    pieces,
-                    first_slot: slot_base,
-                    rest_slot: slot_base + 1,
-                    first_partition,
-                    last_partition,
-                });
+                splits.push(Split { request, pieces, first_slot: slot_base, rest_slot: slot_base + 1 });
             }
         }
     } else {
@@ -214,14 +201,13 @@ pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan
                 continue;
             }
             // Cuts inside a request follow one another: no partition between them is empty.
-            let (first_partition, last_partition) = (cut as i32 - 1, last_partition(at.request));
+            let (request, first) = (at.request, cut as i32 - 1);
+            let last = borders[..partitions as usize].partition_point(|b| b.request <= request) as i32 - 1;
             splits.push(Split {
-                request: at.request,
-                pieces: last_partition - first_partition + 1,
-                first_slot: slot(work, partitions, at.request, &RequestPlan::default(), first_partition, 0),
-                rest_slot: first_partition,
-                first_partition,
-                last_partition,
+                request,
+                pieces: last - first + 1,
+                first_slot: slot(work, partitions, request, &RequestPlan::default(), first, 0),
+                rest_slot: first,
             });
         }
     }
@@ -229,7 +215,14 @@ pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan
 }
 
 /// Where position `x` of the line cuts it.
-fn border(work: &Work, start: &[i64], tiles: &[i64], x: i64, piece_tiles: impl Fn(i64) -> i64) -> Border {
+fn border(
+    work: &Work,
+    start: &[i64],
+    tiles: &[i64],
+    x: i64,
+    stretch: i64,
+    piece_tiles: impl Fn(i64) -> i64,
+) -> Border {
     let n = tiles.len();
     let i = start.partition_point(|s| *s <= x).saturating_sub(1);
     if i >= n {
@@ -241,10 +234,11 @@ fn border(work: &Work, start: &[i64], tiles: &[i64], x: i64, piece_tiles: impl F
         let step = piece_tiles(t) + REQUEST_COST;
         (off + step / 2) / step * piece_tiles(t)
     } else {
+        let least = MIN_PIECE_TILES.min(stretch);
         let tile = (off - REQUEST_COST).max(0);
-        if tile < MIN_PIECE_TILES {
+        if tile < least {
             0
-        } else if t - tile < MIN_PIECE_TILES {
+        } else if t - tile < least || t < MIN_SPLIT_TILES {
             t
         } else {
             tile
@@ -264,7 +258,7 @@ pub fn max_slots(work: impl Into<Work>, partitions: i64) -> i64 {
         let pieces = invariant_pieces(work.max_tiles);
         return if pieces > 1 { work.requests * pieces } else { 0 };
     }
-    if work.max_tiles < 2 * MIN_PIECE_TILES {
+    if work.max_tiles < MIN_SPLIT_TILES {
         return 0;
     }
     (partitions - 1) + work.requests.min(partitions - 1)

@@ -7,7 +7,7 @@ use crate::schedule::{self, ceil_div, Grid, Work, BLOCK_ROWS};
 /// Regions begin at multiples of this many bytes.
 const ALIGN: u64 = 256;
 
-/// The plan buffer: `partitions + 1` borders of 16 bytes; the list of split requests, 32 bytes each and as many
+/// The plan buffer: `partitions + 1` borders of 16 bytes; the list of split requests, 16 bytes each and as many
 /// before them; in a batch-invariant plan a record of 8 bytes for each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanLayout {
@@ -23,7 +23,7 @@ impl PlanLayout {
         let splits = align((partitions as u64 + 1) * 16);
         // Each has a cut of its own, or may be cut by its length.
         let most_splits = if batch_invariant { b } else { b.min(partitions - 1) };
-        let requests = align(splits + (1 + most_splits as u64) * 32);
+        let requests = align(splits + (1 + most_splits as u64) * 16);
         let size = if batch_invariant { align(requests + b as u64 * 8) } else { requests };
         PlanLayout { borders: 0, splits, requests, size }
     }

@@ -3,7 +3,10 @@
 
 mod programs;
 
-use flashmla::capi::{context::*, dense_decode::*, sparse_prefill::*, types::*};
+use flashmla::capi::{
+    context::*, dense_decode::*, kv_cache_append::*, kv_cache_gather::*, map_indices::*, sparse_decode::*,
+    sparse_prefill::*, types::*,
+};
 use programs::*;
 use std::mem::{offset_of, size_of};
 use std::path::PathBuf;
@@ -102,7 +105,26 @@ fn structs_are_laid_out_alike() {
         flashmla_plan_t { struct_size, data, size, fingerprint }
         flashmla_dense_decode_params_t {
             struct_size, dtype, flags, b, s_q, h_q, h_kv, d_qk, d_v, num_blocks, page_block_size, max_blocks_per_seq,
-            softmax_scale, reserved, q, kv_cache, block_table, cache_seqlens, out, lse, workspace, workspace_size, plan
+            softmax_scale, reserved, q, kv_cache, block_table, cache_seqlens, out, lse, workspace, workspace_size, plan,
+            kv_layout, reserved2
+        }
+        flashmla_sparse_decode_params_t {
+            struct_size, layout, flags, softmax_scale, extra_layout, b, s_q, h_q, d_qk, num_blocks,
+            page_block_size, topk, extra_num_blocks, extra_page_block_size, extra_topk, q, kv_cache, indices,
+            topk_length, extra_kv_cache, extra_indices, extra_topk_length, attn_sink, out, lse, workspace,
+            workspace_size, plan
+        }
+        flashmla_kv_cache_append_params_t {
+            struct_size, layout, scale_rule, slot_type, reserved, n, d_qk, num_blocks, page_block_size, rows,
+            slot_mapping, kv_cache
+        }
+        flashmla_kv_cache_gather_params_t {
+            struct_size, layout, reserved, n, d_qk, num_blocks, page_block_size, b, max_blocks_per_seq,
+            kv_cache, indices, block_table, cu_seqlens, seq_starts, rows
+        }
+        flashmla_map_indices_params_t {
+            struct_size, b, s_q, topk, num_blocks, page_block_size, max_blocks_per_seq, positions,
+            block_table, cache_seqlens, indices
         }
         flashmla_sparse_prefill_params_t {
             struct_size, flags, softmax_scale, s_q, h_q, s_kv, d_qk, topk, q, kv, indices, topk_length, attn_sink, out,

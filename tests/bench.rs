@@ -22,6 +22,8 @@ mod failure;
 mod gpu;
 #[path = "../tools/bench/inputs.rs"]
 mod inputs;
+#[path = "../tools/bench/kv_cache.rs"]
+mod kv_cache;
 #[path = "../tools/common/library.rs"]
 mod library;
 #[path = "../tools/bench/peers.rs"]
@@ -36,6 +38,8 @@ mod record;
 mod roofline;
 #[path = "../tools/bench/run.rs"]
 mod run;
+#[path = "../tools/bench/sparse_decode.rs"]
+mod sparse_decode;
 #[path = "../tools/bench/sparse_prefill.rs"]
 mod sparse_prefill;
 #[path = "../tools/bench/stats.rs"]
@@ -362,7 +366,7 @@ fn wrong_usage_is_2_and_says_what() {
         (&["--cases", PUBLIC_CASES, "--device", "gpu"], "--device gpu"),
         (&["--cases", PUBLIC_CASES, "--device", "-1"], "--device -1"),
         (&["--cases", PUBLIC_CASES, "--reps", "0"], "--reps 0"),
-        (&["--cases", PUBLIC_CASES, "--op", "sparse"], "--op sparse: must be dense_decode or sparse_prefill"),
+        (&["--cases", PUBLIC_CASES, "--op", "sparse"], "--op sparse: must be dense_decode or sparse_decode or"),
         (&["--cases", "/nonexistent.jsonl"], "/nonexistent.jsonl: "),
         (&["--cases", PUBLIC_CASES, "--filter", "nothing has this name"], "no case that was asked for"),
     ] {
@@ -409,7 +413,7 @@ fn runs_on_the_cpu() {
         r#"{"op":"dense_decode","case":{"b":2,"s_q":2,"h_q":4,"s_k":70,"causal":true,"bs":16}}
 {"op":"dense_decode_other","case":{"b":2,"s_q":2,"h_q":4,"s_k":70,"causal":true,"bs":16},"ms":1000}
 {"op":"dense_decode","case":{"b":0,"s_q":1,"h_q":4,"s_k":70},"ms":1000}
-{"op":"sparse_decode","case":{"b":0}}
+{"op":"dense_prefill","case":{"b":0}}
 "#,
     );
     let peers = scratch(
@@ -584,4 +588,106 @@ fn prefills_run_on_the_cpu() {
     let (_, lines, _) = run(&[]);
     let ops: Vec<&str> = lines.iter().map(|line| line["op"].as_str().unwrap()).collect();
     assert_eq!(ops, ["sparse_prefill", "dense_decode", "sparse_prefill", "sparse_prefill"]);
+}
+
+const SPARSE_CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/sparse_decode.jsonl");
+const CACHE_CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/kv_cache.jsonl");
+
+#[test]
+fn sparse_decode_cases() {
+    let parse = |case: Value| Case::parse("sparse_decode", &case);
+    let case = parse(json!({"b": 2, "s_q": 1, "h_q": 8, "s_k": 100, "topk": 16})).unwrap();
+    assert_eq!(case.name(), "b2 s_q1 h_q8 s_k100 topk16");
+    assert_eq!(case.operations(), 2.0 * 8.0 * (2 * 16) as f64 * 1088.0);
+    assert_eq!(case.bytes(), 2.0 * 16.0 * 656.0 + 2.0 * 2.0 * 8.0 * 1088.0);
+    let second = json!({"b": 1, "s_q": 2, "h_q": 1, "s_k": 10, "topk": 16, "d_qk": 512, "bs": 256,
+                        "xs": 100, "xtopk": 50, "xbs": 2});
+    let case = parse(second).unwrap();
+    assert_eq!(case.name(), "b1 s_q2 h_q1 s_k10 topk16 d_qk512 bs256 xs100 xtopk50 xbs2");
+    assert_eq!(case.operations(), 2.0 * (2 * (10 + 50)) as f64 * 1024.0);
+    // Two draws of half of a hundred touch three quarters of them.
+    assert_eq!(case.bytes(), (10.0 + 75.0) * 584.0 + 2.0 * 2.0 * 1024.0);
+    let message = |case: Value| parse(case).unwrap_err().to_string();
+    assert!(message(json!({"b": 2, "s_q": 1, "h_q": 8, "s_k": 100})).contains("topk: missing"));
+    let many = json!({"b": 1 << 20, "s_q": 1 << 10, "h_q": 8, "s_k": 100, "topk": 16});
+    assert!(message(many).contains("must be at most 1073741824"));
+    let long = json!({"b": 1 << 20, "s_q": 1, "h_q": 8, "s_k": 1 << 20, "topk": 16});
+    assert!(message(long).contains("tokens: must be at most 2147483647"));
+}
+
+#[test]
+fn sparse_decode_floors_are_those_of_the_published_figures() {
+    let lines = case::lines(SPARSE_CASES).unwrap();
+    let peers = Peers::load(SPARSE_CASES).unwrap();
+    let (mut published, mut padded) = (0, 0);
+    for line in &lines {
+        let case = Case::parse("sparse_decode", &line.value["case"]).unwrap();
+        assert_eq!(peers.best(&case).unwrap().ms, line.value["ms"].as_f64().unwrap());
+        if line.op != "sparse_decode" {
+            assert_eq!(line.op, "sparse_decode_padded");
+            padded += 1;
+            continue;
+        }
+        let number = |name: &str| line.value[name].as_f64().unwrap();
+        let floor = REFERENCE.floor_ms(&case);
+        assert!((floor - number("floor_ms")).abs() <= 1e-3 * floor + 0.5e-5, "{}: {floor}", case.name());
+        assert!((case.operations() / number("ms") / 1e9 - number("tflops")).abs() <= 0.3, "{}", case.name());
+        published += 1;
+    }
+    assert_eq!((published, padded), (17, 24));
+}
+
+#[test]
+fn cache_indices_are_distinct_tokens_of_their_request() {
+    let sizes = inputs::CacheIndices { b: 3, s_q: 2, s_k: 100, topk: 40, page_block_size: 16, pages: 7 };
+    let indices = inputs::cache_indices(sizes, &mut Random::new(5));
+    assert_eq!(indices.len(), 3 * 2 * 40);
+    let mut pages_of = Vec::new();
+    for request in indices.chunks(2 * 40) {
+        for row in request.chunks(40) {
+            let set: std::collections::BTreeSet<i32> = row.iter().copied().collect();
+            assert_eq!(set.len(), 40);
+            assert!(set.iter().all(|index| (0..3 * 7 * 16).contains(index)));
+        }
+        pages_of.push(request.iter().map(|index| index / 16).collect::<std::collections::BTreeSet<i32>>());
+    }
+    assert!(pages_of[0].is_disjoint(&pages_of[1]) && pages_of[1].is_disjoint(&pages_of[2]));
+    let few = inputs::CacheIndices { s_k: 5, pages: 1, topk: 7, ..sizes };
+    assert!(inputs::cache_indices(few, &mut Random::new(5)).chunks(7).all(|row| row[5..] == [-1, -1]));
+}
+
+#[test]
+fn cache_cases() {
+    let parse = |op: &str, case: Value| Case::parse(op, &case);
+    let append = parse("kv_cache_append", json!({"n": 10})).unwrap();
+    assert_eq!((append.name().as_str(), append.bytes()), ("append v32 n10 bs64", 10.0 * (1152.0 + 656.0 + 4.0)));
+    let gather = parse("kv_cache_gather", json!({"n": 10, "layout": "v4", "bs": 16})).unwrap();
+    assert_eq!((gather.name().as_str(), gather.bytes()), ("gather v4 n10 bs16", 10.0 * (1024.0 + 584.0 + 4.0)));
+    let map = parse("map_indices", json!({"n": 2, "topk": 100, "s_k": 4096})).unwrap();
+    assert_eq!((map.name().as_str(), map.bytes(), map.operations()), ("map n2 topk100 bs64", 1600.0, 0.0));
+    let wrong = parse("kv_cache_append", json!({"n": 10, "layout": "v5"})).unwrap_err().to_string();
+    assert!(wrong.contains("layout = \"v5\": must be"), "{wrong}");
+    for line in case::lines(CACHE_CASES).unwrap() {
+        Case::parse(&line.op, &line.value["case"]).unwrap();
+    }
+}
+
+#[test]
+fn sparse_decodes_and_caches_run_on_the_cpu() {
+    let cases = scratch(
+        "cpu-sparse.jsonl",
+        r#"{"op":"sparse_decode","case":{"b":3,"s_q":2,"s_k":70,"h_q":4,"topk":16}}
+{"op":"sparse_decode","case":{"b":2,"s_q":1,"s_k":70,"h_q":4,"topk":16,"d_qk":512,"bs":256,"xs":50,"xtopk":9,"xbs":2}}
+{"op":"sparse_decode","case":{"b":0,"s_q":1,"s_k":70,"h_q":4,"topk":16}}
+{"op":"kv_cache_append","case":{"n":100}}
+{"op":"kv_cache_gather","case":{"n":100,"layout":"v4"}}
+{"op":"kv_cache_gather","case":{"n":100,"layout":"bf16","d_qk":512,"s_k":50}}
+{"op":"map_indices","case":{"n":3,"topk":100,"s_k":1000,"bs":61}}
+"#,
+    );
+    let (code, out, err) = bench(&["--cases", &cases, "--device", "cpu", "--reps", "2"]);
+    assert_eq!((code, out.lines().count()), (0, 7), "{out}{err}");
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["kernel"], "cpu_sparse_decode");
+    assert!(lines.iter().all(|line| line["ms"].as_f64().unwrap() >= 0.0), "{out}");
 }

@@ -80,6 +80,24 @@ enum class Dtype : std::int32_t {
     fp16 = FLASHMLA_DTYPE_FP16,
 };
 
+/* How a cache stores tokens; flashmla.h has the bytes. */
+enum class Layout : std::int32_t {
+    plain = FLASHMLA_LAYOUT_PLAIN,
+    v32 = FLASHMLA_LAYOUT_V32, /* FP8, FP32 scales, d_qk 576 */
+    v4 = FLASHMLA_LAYOUT_V4,   /* FP8, e8m0 scales, d_qk 512 */
+};
+
+enum class IndexType : std::int32_t {
+    int32 = FLASHMLA_INDEX_INT32,
+    int64 = FLASHMLA_INDEX_INT64,
+};
+
+/* How scales are chosen when rows are quantised. */
+enum class ScaleRule : std::int32_t {
+    power_of_two = FLASHMLA_SCALE_POWER_OF_TWO,
+    exact = FLASHMLA_SCALE_EXACT,
+};
+
 enum class Flags : std::uint32_t {
     none = 0,
     causal = FLASHMLA_FLAG_CAUSAL,
@@ -169,7 +187,7 @@ struct Plan {
     std::size_t struct_size = sizeof(flashmla_plan_t);
     void* data = nullptr; /* device memory, 256-byte aligned; null where the plan size is 0 */
     std::size_t size = 0;
-    std::uint64_t fingerprint = 0; /* written by Context::dense_decode_plan */
+    std::uint64_t fingerprint = 0; /* written by Context's plan functions */
 };
 
 struct DenseDecodeParams {
@@ -196,6 +214,86 @@ struct DenseDecodeParams {
     void* workspace = nullptr;
     std::size_t workspace_size = 0;
     Plan* plan = nullptr;
+    Layout kv_layout = Layout::plain; /* FP8: kv_cache is bytes, [num_blocks, bytes of a page] */
+    std::int32_t reserved2 = 0;
+};
+
+struct SparseDecodeParams {
+    std::size_t struct_size = sizeof(flashmla_sparse_decode_params_t);
+    Layout layout = Layout::plain; /* v32 or v4 */
+    Flags flags = Flags::none;
+    float softmax_scale = 0.0f;          /* 0: d_qk^-0.5 */
+    Layout extra_layout = Layout::plain; /* plain: as layout */
+    std::int64_t b = 0;
+    std::int64_t s_q = 0;
+    std::int64_t h_q = 0;
+    std::int64_t d_qk = 0;
+    std::int64_t num_blocks = 0;
+    std::int64_t page_block_size = 0;
+    std::int64_t topk = 0;
+    std::int64_t extra_num_blocks = 0;
+    std::int64_t extra_page_block_size = 0;
+    std::int64_t extra_topk = 0;
+    ConstTensor q = {};                 /* [b, s_q, h_q, d_qk] BF16 */
+    ConstTensor kv_cache = {};          /* bytes, [num_blocks, bytes of a page] */
+    ConstTensor indices = {};           /* [b, s_q, topk] int32; outside the cache: masked */
+    ConstTensor topk_length = {};       /* [b, s_q] int32; null data: topk */
+    ConstTensor extra_kv_cache = {};    /* a second cache, with indices of its own */
+    ConstTensor extra_indices = {};     /* [b, s_q, extra_topk] int32 */
+    ConstTensor extra_topk_length = {}; /* [b, s_q] int32; null data: extra_topk */
+    ConstTensor attn_sink = {};         /* [h_q] FP32; null data: none */
+    Tensor out = {};                    /* [b, s_q, h_q, 512] BF16 */
+    Tensor lse = {};                    /* [b, h_q, s_q] FP32; null data: not wanted */
+    void* workspace = nullptr;
+    std::size_t workspace_size = 0;
+    Plan* plan = nullptr;
+};
+
+struct KvCacheAppendParams {
+    std::size_t struct_size = sizeof(flashmla_kv_cache_append_params_t);
+    Layout layout = Layout::plain;
+    ScaleRule scale_rule = ScaleRule::power_of_two;
+    IndexType slot_type = IndexType::int32;
+    std::int32_t reserved = 0;
+    std::int64_t n = 0;
+    std::int64_t d_qk = 0;
+    std::int64_t num_blocks = 0;
+    std::int64_t page_block_size = 0;
+    ConstTensor rows = {};         /* [n, d_qk] BF16 */
+    ConstTensor slot_mapping = {}; /* [n]; outside the cache: nowhere */
+    Tensor kv_cache = {};          /* bytes, [num_blocks, bytes of a page]; plain: [num_blocks, page_block_size, d_qk] */
+};
+
+struct KvCacheGatherParams {
+    std::size_t struct_size = sizeof(flashmla_kv_cache_gather_params_t);
+    Layout layout = Layout::plain;
+    std::int32_t reserved = 0;
+    std::int64_t n = 0;
+    std::int64_t d_qk = 0;
+    std::int64_t num_blocks = 0;
+    std::int64_t page_block_size = 0;
+    std::int64_t b = 0;
+    std::int64_t max_blocks_per_seq = 0;
+    ConstTensor kv_cache = {};    /* as in KvCacheAppendParams */
+    ConstTensor indices = {};     /* [n] int32; or by ranges: */
+    ConstTensor block_table = {}; /* [b, max_blocks_per_seq] int32 */
+    ConstTensor cu_seqlens = {};  /* [b + 1] int32 */
+    ConstTensor seq_starts = {};  /* [b] int32; null data: 0 */
+    Tensor rows = {};             /* [n, d_qk] BF16 */
+};
+
+struct MapIndicesParams {
+    std::size_t struct_size = sizeof(flashmla_map_indices_params_t);
+    std::int64_t b = 0;
+    std::int64_t s_q = 0;
+    std::int64_t topk = 0;
+    std::int64_t num_blocks = 0;
+    std::int64_t page_block_size = 0;
+    std::int64_t max_blocks_per_seq = 0;
+    ConstTensor positions = {};     /* [b, s_q, topk] int32 */
+    ConstTensor block_table = {};   /* [b, max_blocks_per_seq] int32 */
+    ConstTensor cache_seqlens = {}; /* [b] int32; null data: what the block table has room for */
+    Tensor indices = {};            /* [b, s_q, topk] int32; may be positions */
 };
 
 struct SparsePrefillParams {
@@ -290,6 +388,82 @@ FLASHMLA_SAME(DenseDecodeParams, flashmla_dense_decode_params_t, lse);
 FLASHMLA_SAME(DenseDecodeParams, flashmla_dense_decode_params_t, workspace);
 FLASHMLA_SAME(DenseDecodeParams, flashmla_dense_decode_params_t, workspace_size);
 FLASHMLA_SAME(DenseDecodeParams, flashmla_dense_decode_params_t, plan);
+FLASHMLA_SAME(DenseDecodeParams, flashmla_dense_decode_params_t, kv_layout);
+FLASHMLA_SAME(DenseDecodeParams, flashmla_dense_decode_params_t, reserved2);
+
+FLASHMLA_AS_C(SparseDecodeParams, flashmla_sparse_decode_params_t);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, struct_size);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, layout);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, flags);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, softmax_scale);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, extra_layout);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, b);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, s_q);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, h_q);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, d_qk);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, num_blocks);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, page_block_size);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, topk);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, extra_num_blocks);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, extra_page_block_size);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, extra_topk);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, q);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, kv_cache);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, indices);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, topk_length);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, extra_kv_cache);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, extra_indices);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, extra_topk_length);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, attn_sink);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, out);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, lse);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, workspace);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, workspace_size);
+FLASHMLA_SAME(SparseDecodeParams, flashmla_sparse_decode_params_t, plan);
+
+FLASHMLA_AS_C(KvCacheAppendParams, flashmla_kv_cache_append_params_t);
+FLASHMLA_SAME(KvCacheAppendParams, flashmla_kv_cache_append_params_t, struct_size);
+FLASHMLA_SAME(KvCacheAppendParams, flashmla_kv_cache_append_params_t, layout);
+FLASHMLA_SAME(KvCacheAppendParams, flashmla_kv_cache_append_params_t, scale_rule);
+FLASHMLA_SAME(KvCacheAppendParams, flashmla_kv_cache_append_params_t, slot_type);
+FLASHMLA_SAME(KvCacheAppendParams, flashmla_kv_cache_append_params_t, reserved);
+FLASHMLA_SAME(KvCacheAppendParams, flashmla_kv_cache_append_params_t, n);
+FLASHMLA_SAME(KvCacheAppendParams, flashmla_kv_cache_append_params_t, d_qk);
+FLASHMLA_SAME(KvCacheAppendParams, flashmla_kv_cache_append_params_t, num_blocks);
+FLASHMLA_SAME(KvCacheAppendParams, flashmla_kv_cache_append_params_t, page_block_size);
+FLASHMLA_SAME(KvCacheAppendParams, flashmla_kv_cache_append_params_t, rows);
+FLASHMLA_SAME(KvCacheAppendParams, flashmla_kv_cache_append_params_t, slot_mapping);
+FLASHMLA_SAME(KvCacheAppendParams, flashmla_kv_cache_append_params_t, kv_cache);
+
+FLASHMLA_AS_C(KvCacheGatherParams, flashmla_kv_cache_gather_params_t);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, struct_size);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, layout);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, reserved);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, n);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, d_qk);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, num_blocks);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, page_block_size);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, b);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, max_blocks_per_seq);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, kv_cache);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, indices);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, block_table);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, cu_seqlens);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, seq_starts);
+FLASHMLA_SAME(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, rows);
+
+FLASHMLA_AS_C(MapIndicesParams, flashmla_map_indices_params_t);
+FLASHMLA_SAME(MapIndicesParams, flashmla_map_indices_params_t, struct_size);
+FLASHMLA_SAME(MapIndicesParams, flashmla_map_indices_params_t, b);
+FLASHMLA_SAME(MapIndicesParams, flashmla_map_indices_params_t, s_q);
+FLASHMLA_SAME(MapIndicesParams, flashmla_map_indices_params_t, topk);
+FLASHMLA_SAME(MapIndicesParams, flashmla_map_indices_params_t, num_blocks);
+FLASHMLA_SAME(MapIndicesParams, flashmla_map_indices_params_t, page_block_size);
+FLASHMLA_SAME(MapIndicesParams, flashmla_map_indices_params_t, max_blocks_per_seq);
+FLASHMLA_SAME(MapIndicesParams, flashmla_map_indices_params_t, positions);
+FLASHMLA_SAME(MapIndicesParams, flashmla_map_indices_params_t, block_table);
+FLASHMLA_SAME(MapIndicesParams, flashmla_map_indices_params_t, cache_seqlens);
+FLASHMLA_SAME(MapIndicesParams, flashmla_map_indices_params_t, indices);
 
 FLASHMLA_AS_C(SparsePrefillParams, flashmla_sparse_prefill_params_t);
 FLASHMLA_SAME(SparsePrefillParams, flashmla_sparse_prefill_params_t, struct_size);
@@ -485,7 +659,7 @@ public:
         return detail::done(status, std::move(info));
     }
 
-    /* Whether this context can run the problem, and with which kernel; looks at sizes, dtype and flags. */
+    /* Whether this context can run the problem, and with which kernel; looks at sizes, dtype, kv_layout and flags. */
     [[nodiscard]] Result<KernelInfo> dense_decode_query(const DenseDecodeParams& params) const {
         KernelInfo info;
         const flashmla_status_t status = flashmla_dense_decode_query(get(), abi::as_c(params), abi::as_c(info));
@@ -514,6 +688,52 @@ public:
     /* Once a layer. */
     Result<void> dense_decode(const DenseDecodeParams& params, cudaStream_t stream = nullptr) const {
         return detail::done(flashmla_dense_decode(get(), abi::as_c(params), stream));
+    }
+
+    /* Whether this context can run the problem, and with which kernel; looks at sizes, layouts and flags. */
+    [[nodiscard]] Result<KernelInfo> sparse_decode_query(const SparseDecodeParams& params) const {
+        KernelInfo info;
+        const flashmla_status_t status = flashmla_sparse_decode_query(get(), abi::as_c(params), abi::as_c(info));
+        return detail::done(status, std::move(info));
+    }
+
+    /* Bytes; suffices for every smaller b, s_q, topk and extra_topk too. */
+    [[nodiscard]] Result<std::size_t> sparse_decode_workspace_size(const SparseDecodeParams& params) const {
+        std::size_t size = 0;
+        const flashmla_status_t status = flashmla_sparse_decode_workspace_size(get(), abi::as_c(params), &size);
+        return detail::done(status, std::move(size));
+    }
+
+    /* Bytes; suffices for every smaller b and s_q too. */
+    [[nodiscard]] Result<std::size_t> sparse_decode_plan_size(const SparseDecodeParams& params) const {
+        std::size_t size = 0;
+        const flashmla_status_t status = flashmla_sparse_decode_plan_size(get(), abi::as_c(params), &size);
+        return detail::done(status, std::move(size));
+    }
+
+    /* Once a step, before its layers: writes *params.plan on the stream. */
+    Result<void> sparse_decode_plan(const SparseDecodeParams& params, cudaStream_t stream = nullptr) const {
+        return detail::done(flashmla_sparse_decode_plan(get(), abi::as_c(params), stream));
+    }
+
+    /* Once a layer. */
+    Result<void> sparse_decode(const SparseDecodeParams& params, cudaStream_t stream = nullptr) const {
+        return detail::done(flashmla_sparse_decode(get(), abi::as_c(params), stream));
+    }
+
+    /* Writes tokens into a cache. */
+    Result<void> kv_cache_append(const KvCacheAppendParams& params, cudaStream_t stream = nullptr) const {
+        return detail::done(flashmla_kv_cache_append(get(), abi::as_c(params), stream));
+    }
+
+    /* Reads tokens of a cache. */
+    Result<void> kv_cache_gather(const KvCacheGatherParams& params, cudaStream_t stream = nullptr) const {
+        return detail::done(flashmla_kv_cache_gather(get(), abi::as_c(params), stream));
+    }
+
+    /* From positions within requests to indices into a cache. */
+    Result<void> map_indices(const MapIndicesParams& params, cudaStream_t stream = nullptr) const {
+        return detail::done(flashmla_map_indices(get(), abi::as_c(params), stream));
     }
 
     /* Whether this context can run the problem, and with which kernel; looks at sizes and flags. */

@@ -34,15 +34,15 @@ __device__ __forceinline__ float sink_weight(const CombineParams& p, int64_t hea
 }
 __device__ __forceinline__ float sink_weight(const DenseDecodeParams&, int64_t, float) { return 0.f; }
 
-// `Params` is that of any kernel that writes pieces; `ready(split, row)` waits until all pieces of a row are there.
-template <class T, int kWarps, class Params, class Ready>
+// `Params` is that of any kernel that writes pieces.
+template <class T, int kWarps, class Params>
 class Combine {
   public:
     // Scratch: the sums of all warps but the first of each part.
     static constexpr int kScratchBytes = kWarps * 128 * 4;
 
-    __device__ __forceinline__ Combine(const Params& p, float4* scratch, Ready ready)
-        : p_(p), scratch_(scratch), ready_(ready), rows_(p.h_kv * p.rows), lane_(threadIdx.x % 32),
+    __device__ __forceinline__ Combine(const Params& p, float4* scratch)
+        : p_(p), scratch_(scratch), rows_(p.h_kv * p.rows), lane_(threadIdx.x % 32),
           warp_(threadIdx.x / 32) {}
 
     // Every `blocks`-th item from number `block` on.
@@ -65,10 +65,7 @@ class Combine {
                 const SplitPlan split = {__shfl_sync(~0u, mine.request, owner),
                                          __shfl_sync(~0u, mine.pieces, owner),
                                          __shfl_sync(~0u, mine.first_slot, owner),
-                                         __shfl_sync(~0u, mine.rest_slot, owner),
-                                         __shfl_sync(~0u, mine.first_partition, owner),
-                                         __shfl_sync(~0u, mine.last_partition, owner),
-                                         {}};
+                                         __shfl_sync(~0u, mine.rest_slot, owner)};
                 const int first = __shfl_sync(~0u, end, owner) - items(split.pieces);
                 compute(split, int(item - before) - first);
             }
@@ -80,8 +77,7 @@ class Combine {
     // A plan for other lengths may name what does not exist.
     __device__ __forceinline__ bool valid(const SplitPlan& s) const {
         return s.request >= 0 && s.request < p_.b && s.pieces > 0 && s.first_slot >= 0 && s.first_slot < p_.slots &&
-               s.rest_slot >= 0 && s.pieces - 1 <= p_.slots - s.rest_slot && s.first_partition >= 0 &&
-               s.last_partition < p_.partitions;
+               s.rest_slot >= 0 && s.pieces - 1 <= p_.slots - s.rest_slot;
     }
 
     __device__ __forceinline__ bool few(int pieces) const {
@@ -98,7 +94,6 @@ class Combine {
         const bool alone = few(split.pieces), quarter = rows_ < kCombineFewRows;
         const int row = alone ? item * kWarps + warp_ : quarter ? item / 4 : item;
         if (row >= rows_) return;
-        ready_(split, row);
         if (alone) {
             whole_row(split, row);
         } else {
@@ -256,7 +251,6 @@ class Combine {
 
     const Params& p_;
     float4* scratch_;
-    Ready ready_;
     const int rows_, lane_, warp_;
 };
 

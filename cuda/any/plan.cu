@@ -41,16 +41,17 @@ __device__ Extent extent(int tiles, Cut c) {
 }
 
 // Where position `offset` of a request's stretch of the line cuts it: at its end if not before its last tile.
-__device__ int64_t tile_at(int tiles, Cut c, bool batch_invariant, int64_t offset) {
+__device__ int64_t tile_at(int tiles, Cut c, bool batch_invariant, int64_t offset, int64_t stretch) {
     int64_t tile;
     if (batch_invariant) {
         const int64_t step = c.piece_tiles + kRequestCost;
         tile = (offset + step / 2) / step * c.piece_tiles;
     } else {
+        const int64_t least = min(int64_t(kMinPieceTiles), stretch);
         tile = max(offset - kRequestCost, int64_t(0));
-        if (tile < kMinPieceTiles) {
+        if (tile < least) {
             tile = 0;
-        } else if (tiles - tile < kMinPieceTiles) {
+        } else if (tiles - tile < least || tiles < kMinSplitTiles) {
             tile = tiles;
         }
     }
@@ -112,8 +113,8 @@ __device__ Border border_at(const PlanParams& p, int request, int64_t tile, int 
 }
 
 // Where position `x` of the line, which lies on it, cuts it. Thread t's run of requests begins at `run_starts[t]`.
-__device__ Border border(const PlanParams& p, const int64_t* run_starts, int run, int64_t x, bool invariant,
-                         int plan_tiles) {
+__device__ Border border(const PlanParams& p, const int64_t* run_starts, int run, int64_t x, int64_t stretch,
+                         bool invariant, int plan_tiles) {
     // The last run that does not begin behind x.
     int low = 0, high = kThreads;
     while (high - low > 1) {
@@ -130,7 +131,7 @@ __device__ Border border(const PlanParams& p, const int64_t* run_starts, int run
         const Cut c = cut(tiles, invariant);
         const int64_t end = start + extent(tiles, c).line;
         if (x < end) {
-            const int64_t tile = tile_at(tiles, c, invariant, x - start);
+            const int64_t tile = tile_at(tiles, c, invariant, x - start, stretch);
             return tile == 0 || tile < tiles ? border_at(p, i, tile, plan_tiles) : border_at(p, i + 1, 0, plan_tiles);
         }
         start = end;
@@ -165,7 +166,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     for (int part = threadIdx.x; part <= p.partitions; part += kThreads) {
         const int64_t x = part * stretch;
         Border at = border_at(p, p.b, 0, plan_tiles);
-        if (part < p.partitions && x < total.line) at = border(p, run_starts, run, x, invariant, plan_tiles);
+        if (part < p.partitions && x < total.line) at = border(p, run_starts, run, x, stretch, invariant, plan_tiles);
         borders[part] = at;
         reinterpret_cast<Border*>(p.borders)[part] = at;
     }
@@ -187,8 +188,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
             const int request = borders[cut].request;
             // The last border before the next request: none lies at tile 2^31 - 1.
             const int last = last_not_after(borders, p.partitions, {request, INT32_MAX});
-            splits[1 + index] = {request,   last - cut + 2, slot_of({}, p.b, p.partitions, request, cut - 1, 0),
-                                 cut - 1, cut - 1,        last, {}};
+            splits[1 + index] = {request, last - cut + 2, slot_of({}, p.b, p.partitions, request, cut - 1, 0), cut - 1};
         }
         if (threadIdx.x == 0) splits[0] = {count};
         return;
@@ -199,8 +199,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
         const bool split = c.pieces > 1;
         reinterpret_cast<RequestPlan*>(p.requests)[i] = {slots, split ? c.piece_tiles : 0};
         if (!split) continue;
-        splits[1 + index++] = {i, c.pieces, slots, slots + 1, last_not_after(borders, p.partitions, {i, 0}),
-                               last_not_after(borders, p.partitions, {i, INT32_MAX}), {}};
+        splits[1 + index++] = {i, c.pieces, slots, slots + 1};
         slots += c.pieces;
     }
     if (threadIdx.x == 0) splits[0] = {total.splits};

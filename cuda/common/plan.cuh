@@ -7,7 +7,8 @@ namespace flashmla {
 constexpr int kTileTokens = 64;
 constexpr int kRequestCost = 4;
 constexpr int kMinPieceTiles = 2;
-constexpr int kMinStretch = 4;
+constexpr int kMinSplitTiles = 4;
+constexpr int kMinStretch = 1;
 constexpr int kInvariantPieceTiles = 32;
 constexpr int kInvariantMaxPieces = 16;
 constexpr int kMaxPartitions = 1024;
@@ -26,13 +27,11 @@ struct alignas(8) RequestPlan {
     int slot_base, piece_tiles;
 };
 
-// A request that is split: its accumulators, `first_slot` and the others in a row from `rest_slot` on, and who
-// writes them. The list of these begins with a record whose `request` is their number.
+// A request that is split, and its accumulators: `first_slot` and the others in a row from `rest_slot` on. The list of
+// these begins with a record whose `request` is their number.
 struct alignas(16) SplitPlan {
     int request, pieces;
     int first_slot, rest_slot;
-    int first_partition, last_partition;
-    int unused[2];
 };
 
 __device__ __forceinline__ int clamp_tokens(int tokens, int max_tokens) { return min(max(tokens, 0), max_tokens); }

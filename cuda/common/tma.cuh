@@ -49,6 +49,11 @@ __device__ __forceinline__ void tma_prefetch_5d(const TensorMap* map, int x0, in
                  : "memory");
 }
 
+// Brings bytes into L2; address and size are multiples of 16.
+__device__ __forceinline__ void prefetch_l2(const void* from, uint32_t bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
 // True in one thread of a converged warp; the compiler knows that it is one.
 __device__ __forceinline__ bool elect_one() {
     uint32_t elected;

@@ -7,6 +7,7 @@ use crate::boundary::guard;
 use crate::context::{Backend, Context};
 use crate::cpu;
 use crate::err;
+use crate::gpu::sparse_decode::KERNELS_EXIST;
 use crate::problem::dense_decode::{DenseDecode, Raw, Shape};
 use crate::problem::tensor::{check_address, Rules, Tensor};
 use crate::status::Result;
@@ -207,6 +208,9 @@ pub unsafe extern "C" fn flashmla_dense_decode_plan(
         check_plan_buffer(context, &shape, &plan)?;
         match &context.backend {
             Backend::Cpu(_) => check_no_stream(stream)?,
+            Backend::Gpu(gpu) if shape.layout.is_fp8() => {
+                gpu.dense_fp8_decode_plan(&shape, &lens, plan.data as u64, stream as u64)?
+            }
             Backend::Gpu(gpu) => gpu.dense_decode_plan(&shape, &lens, plan.data as u64, stream as u64)?,
         }
         // SAFETY: `read_struct` found at least the first version's members there.
@@ -252,6 +256,9 @@ pub unsafe extern "C" fn flashmla_dense_decode(
                 unsafe { run_on_cpu(device, &problem) };
                 Ok(())
             }
+            Backend::Gpu(gpu) if shape.layout.is_fp8() => {
+                gpu.dense_fp8_decode(&problem, plan.data as u64, stream as u64)
+            }
             Backend::Gpu(gpu) => gpu.dense_decode(&problem, plan.data as u64, stream as u64),
         }
     })
@@ -262,7 +269,7 @@ fn shape(context: &*const flashmla_context_t, params: *const Params) -> Result<(
     // SAFETY: per the contract of every function here.
     let params = unsafe { read_struct("params", params) }?;
     let shape = Shape::check(&params.raw()?)?;
-    if shape.layout.is_fp8() && matches!(context.backend, Backend::Gpu(_)) {
+    if shape.layout.is_fp8() && !KERNELS_EXIST && matches!(context.backend, Backend::Gpu(_)) {
         return err!(
             FLASHMLA_ERROR_UNSUPPORTED,
             "kv_layout = {}: must be FLASHMLA_LAYOUT_PLAIN (0) in a GPU context of this version",

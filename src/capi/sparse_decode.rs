@@ -7,6 +7,7 @@ use crate::boundary::guard;
 use crate::context::{sparse_decode as plans, Backend, Context};
 use crate::cpu;
 use crate::err;
+use crate::gpu::sparse_decode::{Lengths, KERNELS_EXIST};
 use crate::problem::sparse_decode::{Cache, Raw, RawCache, Shape, SparseDecode};
 use crate::problem::tensor::{check_address, Rules, Tensor};
 use crate::status::Result;
@@ -139,14 +140,20 @@ pub unsafe extern "C" fn flashmla_sparse_decode_query(
     out: *mut flashmla_kernel_info_t,
 ) -> flashmla_status_t {
     guard(|| {
-        let (context, _, _) = shape(&context, params)?;
+        let (context, _, shape) = shape(&context, params)?;
         // SAFETY: per the contract of this function.
         unsafe { struct_size("out", out) }?;
         let mut info =
             flashmla_kernel_info_t { struct_size: 0, name: [0; 64], thread_blocks: 0, cluster_size: 0, partitions: 0 };
         match &context.backend {
             Backend::Cpu(_) => copy_name(&mut info.name, "cpu_sparse_decode"),
-            Backend::Gpu(_) => return no_gpu_kernel(),
+            Backend::Gpu(gpu) => {
+                let launch = gpu.sparse_decode_kernel(&shape);
+                copy_name(&mut info.name, launch.name);
+                info.thread_blocks = launch.thread_blocks;
+                info.cluster_size = 1;
+                info.partitions = launch.grid.partitions as i32;
+            }
         }
         // SAFETY: checked above.
         unsafe { write_struct("out", out, &info) }
@@ -213,12 +220,14 @@ pub unsafe extern "C" fn flashmla_sparse_decode_plan(
         let lens = |name: &str, raw: flashmla_const_tensor_t| {
             Tensor::check_optional(name, &raw.raw(), sizes, Rules::WORD_32.broadcast())
         };
-        lens("topk_length", params.topk_length)?;
-        lens("extra_topk_length", params.extra_topk_length)?;
+        let lens = Lengths {
+            first: lens("topk_length", params.topk_length)?,
+            extra: lens("extra_topk_length", params.extra_topk_length)?,
+        };
         check_plan_buffer(context, &shape, &plan)?;
         match &context.backend {
             Backend::Cpu(_) => check_no_stream(stream)?,
-            Backend::Gpu(_) => return no_gpu_kernel(),
+            Backend::Gpu(gpu) => gpu.sparse_decode_plan(&shape, lens, plan.data as u64, stream as u64)?,
         }
         // SAFETY: `read_struct` found at least the first version's members there.
         unsafe { (*params.plan).fingerprint = plans::plan_fingerprint(context, &shape) };
@@ -268,7 +277,7 @@ pub unsafe extern "C" fn flashmla_sparse_decode(
                 unsafe { run_on_cpu(device, &problem) };
                 Ok(())
             }
-            Backend::Gpu(_) => no_gpu_kernel(),
+            Backend::Gpu(gpu) => gpu.sparse_decode(&problem, plan.data as u64, stream as u64),
         }
     })
 }
@@ -278,17 +287,13 @@ fn shape(context: &*const flashmla_context_t, params: *const Params) -> Result<(
     // SAFETY: per the contract of every function here.
     let params = unsafe { read_struct("params", params) }?;
     let shape = Shape::check(&params.raw())?;
-    if matches!(context.backend, Backend::Gpu(_)) {
-        return no_gpu_kernel();
+    if !KERNELS_EXIST && matches!(context.backend, Backend::Gpu(_)) {
+        return err!(
+            FLASHMLA_ERROR_UNSUPPORTED,
+            "sparse decode has no GPU kernel in this version: the context must be of FLASHMLA_DEVICE_CPU"
+        );
     }
     Ok((context, params, shape))
-}
-
-fn no_gpu_kernel<T>() -> Result<T> {
-    err!(
-        FLASHMLA_ERROR_UNSUPPORTED,
-        "sparse decode has no GPU kernel in this version: the context must be of FLASHMLA_DEVICE_CPU"
-    )
 }
 
 fn check_plan_buffer(context: &Context, shape: &Shape, plan: &flashmla_plan_t) -> Result<()> {

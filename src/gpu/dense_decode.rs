@@ -9,6 +9,7 @@ use super::params::{DenseDecodeParams, Divisor, PlanParams};
 use super::tensor_map::{TensorMap, Tiled};
 use super::GpuDevice;
 use crate::problem::dense_decode::{DenseDecode, Dtype, Shape, D_V};
+use crate::problem::layout::Layout;
 use crate::problem::tensor::Tensor;
 use crate::schedule::{Grid, BLOCK_ROWS, TILE_TOKENS};
 use crate::status::Result;
@@ -51,9 +52,9 @@ fn combine_index(shape: &Shape) -> usize {
 /// The kernels of this operation.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
-    plan: Handle,
+    pub(super) plan: Handle,
     decode: [Handle; DECODE.len()],
-    combine: [Handle; COMBINE.len()],
+    pub(super) combine: [Handle; COMBINE.len()],
 }
 
 impl Kernels {
@@ -80,7 +81,10 @@ pub struct Selection {
 impl GpuDevice {
     pub fn dense_decode_kernel(&self, shape: &Shape) -> Result<Selection> {
         let grid = Grid::new(shape, self.multiprocessors());
-        let name = DECODE[decode_index(shape)].to_str().unwrap_or_default();
+        let name = match shape.layout {
+            Layout::Plain => DECODE[decode_index(shape)].to_str().unwrap_or_default(),
+            fp8 => super::sparse_decode::kernel_name(fp8),
+        };
         let thread_blocks = if shape.is_empty() { 0 } else { thread_blocks(shape, &grid) };
         Ok(Selection { name, grid, thread_blocks })
     }

@@ -4,10 +4,10 @@
 //! All of it is made under one lock, by `flashmla_create` alone. What an attempt achieved before
 //! it failed is kept, so that the next one goes on from there and nothing is made twice.
 
-use super::dense_decode;
 use super::driver::{call, Driver, Handle, CUDA_ERROR_NOT_FOUND};
 use super::kernels;
 use super::launch::with_context;
+use super::{dense_decode, kv_cache_append, kv_cache_gather, map_indices, sparse_decode};
 use crate::err;
 use crate::status::Result;
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -21,6 +21,10 @@ pub struct Ready {
     /// The primary context, retained and never released.
     pub context: Handle,
     pub dense_decode: dense_decode::Kernels,
+    pub sparse_decode: sparse_decode::Kernels,
+    pub kv_cache_append: kv_cache_append::Kernels,
+    pub kv_cache_gather: kv_cache_gather::Kernels,
+    pub map_indices: map_indices::Kernels,
 }
 
 struct Process {
@@ -44,8 +48,16 @@ pub fn make_ready(driver: &Driver, device: c_int) -> Result<Ready> {
     process.load_libraries(driver)?;
     let loader = Loader { driver, device, libraries: &process.libraries };
     // Loading a kernel for a context needs that context to be current.
-    let dense_decode = with_context(driver, device, context, || dense_decode::Kernels::load(&loader))?;
-    let ready = Ready { context, dense_decode };
+    let ready = with_context(driver, device, context, || {
+        Ok(Ready {
+            context,
+            dense_decode: dense_decode::Kernels::load(&loader)?,
+            sparse_decode: sparse_decode::Kernels::load(&loader)?,
+            kv_cache_append: kv_cache_append::Kernels::load(&loader)?,
+            kv_cache_gather: kv_cache_gather::Kernels::load(&loader)?,
+            map_indices: map_indices::Kernels::load(&loader)?,
+        })
+    })?;
     process.devices.push((device, ready));
     Ok(ready)
 }
@@ -121,6 +133,15 @@ impl Loader<'_> {
             self.driver.check("cuFuncLoad", unsafe { load(function) })?;
         }
         Ok(kernel)
+    }
+
+    /// Kernels that need no dynamic shared memory.
+    pub fn kernels<const N: usize>(&self, names: [&CStr; N]) -> Result<[Handle; N]> {
+        let mut kernels = [Handle::default(); N];
+        for (kernel, name) in kernels.iter_mut().zip(names) {
+            *kernel = self.kernel(name, 0)?;
+        }
+        Ok(kernels)
     }
 
     /// A kernel's name contains that of the file it is in. Asking only there keeps "not found" what it is

@@ -6,9 +6,12 @@ pub mod dense_decode;
 pub mod driver;
 pub mod kernels;
 pub mod kv_cache_append;
+pub mod kv_cache_gather;
 pub mod launch;
 pub mod library;
+pub mod map_indices;
 pub mod params;
+pub mod sparse_decode;
 pub mod tensor_map;
 
 use crate::err;
@@ -29,6 +32,10 @@ pub struct GpuDevice {
     /// The device's primary context.
     context: Handle,
     dense_decode: dense_decode::Kernels,
+    sparse_decode: sparse_decode::Kernels,
+    kv_cache_append: kv_cache_append::Kernels,
+    kv_cache_gather: kv_cache_gather::Kernels,
+    map_indices: map_indices::Kernels,
     name: String,
     multiprocessors: i64,
 }
@@ -57,8 +64,20 @@ impl GpuDevice {
             );
         }
         let multiprocessors = attribute(driver, device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as i64;
-        let library::Ready { context, dense_decode } = library::make_ready(driver, device)?;
-        Ok(GpuDevice { driver, ordinal, device, context, dense_decode, name, multiprocessors })
+        let ready = library::make_ready(driver, device)?;
+        Ok(GpuDevice {
+            driver,
+            ordinal,
+            device,
+            context: ready.context,
+            dense_decode: ready.dense_decode,
+            sparse_decode: ready.sparse_decode,
+            kv_cache_append: ready.kv_cache_append,
+            kv_cache_gather: ready.kv_cache_gather,
+            map_indices: ready.map_indices,
+            name,
+            multiprocessors,
+        })
     }
 
     pub fn ordinal(&self) -> i32 {

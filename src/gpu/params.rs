@@ -189,6 +189,96 @@ pub struct CombineParams {
     pub slots: i32,
 }
 
+/// `cuda/any/kv_cache_append.cu`
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct KvCacheAppendParams {
+    /// BF16 `[n, 8 * chunks]`, the stride of rows in elements.
+    pub rows: u64,
+    pub row_stride: i64,
+    /// i32 or i64 `[n]`, the stride in elements.
+    pub slots: u64,
+    pub slot_stride: i64,
+    /// Strides of pages, and of tokens in a page of plain rows, in bytes.
+    pub kv_cache: u64,
+    pub page_stride: i64,
+    pub token_stride: i64,
+    /// Slots of the cache.
+    pub slot_limit: i64,
+    pub n: i32,
+    /// 16-byte pieces of a row.
+    pub chunks: i32,
+    pub page_block_size: i32,
+    pub page_magic: u32,
+    pub page_shift: u32,
+    /// Slots are i64.
+    pub wide_slots: i32,
+    /// Scales are not rounded to powers of two.
+    pub exact_scales: i32,
+}
+
+/// `cuda/any/kv_cache_gather.cu`
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct KvCacheGatherParams {
+    /// As in `KvCacheAppendParams`.
+    pub kv_cache: u64,
+    pub page_stride: i64,
+    pub token_stride: i64,
+    /// i32 `[n]`, or 0: by ranges.
+    pub indices: u64,
+    pub indices_stride: i64,
+    /// Tokens of the cache.
+    pub index_limit: i64,
+    /// i32 `[b, max_tokens / page_block_size]`, `[b + 1]`, and `[b]` or 0.
+    pub block_table: u64,
+    pub block_table_strides: [i64; 2],
+    pub cu_seqlens: u64,
+    pub cu_seqlens_stride: i64,
+    pub seq_starts: u64,
+    pub seq_starts_stride: i64,
+    /// BF16 `[n, 8 * chunks]`, the stride of rows in elements.
+    pub rows: u64,
+    pub row_stride: i64,
+    pub n: i32,
+    pub chunks: i32,
+    pub b: i32,
+    /// What a block table has room for.
+    pub max_tokens: i32,
+    pub num_blocks: i32,
+    pub page_block_size: i32,
+    pub page_magic: u32,
+    pub page_shift: u32,
+}
+
+/// `cuda/any/map_indices.cu`
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct MapIndicesParams {
+    /// i32 `[b, s_q, topk]`, strides of request and token.
+    pub positions: u64,
+    pub positions_strides: [i64; 2],
+    /// i32 `[b, max_tokens / page_block_size]`.
+    pub block_table: u64,
+    pub block_table_strides: [i64; 2],
+    /// i32 `[b]`, or 0.
+    pub cache_seqlens: u64,
+    pub cache_seqlens_stride: i64,
+    /// As `positions`.
+    pub out: u64,
+    pub out_strides: [i64; 2],
+    /// Blocks of work: `row_blocks` for each of b * s_q rows.
+    pub blocks: i64,
+    pub row_blocks: i32,
+    pub s_q: i32,
+    pub topk: i32,
+    pub max_tokens: i32,
+    pub num_blocks: i32,
+    pub page_block_size: i32,
+    pub page_magic: u32,
+    pub page_shift: u32,
+}
+
 /// What a kernel needs to divide by a number that the host knows (`cuda/common/divide.cuh`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Divisor {

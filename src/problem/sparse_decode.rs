@@ -217,7 +217,9 @@ impl SparseDecode {
         let shape = Shape::check(raw)?;
         let (row, word) = (Rules::ROW_16, Rules::WORD_32);
         let Shape { b, s_q, h_q, d_qk, .. } = shape;
-        check_pair(&raw.extra)?;
+        if shape.units() * shape.extra_topk() > 0 {
+            check_pair(&raw.extra)?;
+        }
         Ok(SparseDecode {
             shape,
             softmax_scale: softmax_scale(raw.softmax_scale, d_qk)?,
@@ -238,7 +240,7 @@ impl SparseDecode {
     }
 }
 
-/// The second cache and the indices into it come together.
+/// The second cache and the indices into it come together, where there is an index.
 fn check_pair(extra: &RawCache) -> Result<()> {
     let (cache, indices) = (extra.kv_cache.addr, extra.indices.addr);
     if cache != 0 && indices == 0 {

@@ -6,10 +6,14 @@
 
 /* Called by nobody: it need not run, only ask for all of them. */
 int everything(cudaStream_t stream, flashmla::Status status, flashmla::DenseDecodeParams params,
-               flashmla::SparsePrefillParams prefill);
+               flashmla::SparsePrefillParams prefill, flashmla::SparseDecodeParams sparse,
+               flashmla::KvCacheAppendParams append, flashmla::KvCacheGatherParams gather,
+               flashmla::MapIndicesParams map);
 
 int everything(cudaStream_t stream, flashmla::Status status, flashmla::DenseDecodeParams params,
-               flashmla::SparsePrefillParams prefill) {
+               flashmla::SparsePrefillParams prefill, flashmla::SparseDecodeParams sparse,
+               flashmla::KvCacheAppendParams append, flashmla::KvCacheGatherParams gather,
+               flashmla::MapIndicesParams map) {
     static_cast<void>(flashmla::version());
     static_cast<void>(flashmla::status_name(status));
     static_cast<void>(flashmla::last_error());
@@ -25,6 +29,14 @@ int everything(cudaStream_t stream, flashmla::Status status, flashmla::DenseDeco
     static_cast<void>(context.dense_decode_workspace_size(params));
     static_cast<void>(context.dense_decode_plan(params, stream));
     static_cast<void>(context.dense_decode(params, stream));
+    static_cast<void>(context.sparse_decode_query(sparse));
+    static_cast<void>(context.sparse_decode_plan_size(sparse));
+    static_cast<void>(context.sparse_decode_workspace_size(sparse));
+    static_cast<void>(context.sparse_decode_plan(sparse, stream));
+    static_cast<void>(context.sparse_decode(sparse, stream));
+    static_cast<void>(context.kv_cache_append(append, stream));
+    static_cast<void>(context.kv_cache_gather(gather, stream));
+    static_cast<void>(context.map_indices(map, stream));
     static_cast<void>(context.sparse_prefill_query(prefill));
     static_cast<void>(context.sparse_prefill_workspace_size(prefill));
     static_cast<void>(context.sparse_prefill(prefill, stream));

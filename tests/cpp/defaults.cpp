@@ -16,6 +16,11 @@ int main() {
     SAME_START(KernelInfo, flashmla_kernel_info_t, FLASHMLA_KERNEL_INFO_INIT);
     SAME_START(Plan, flashmla_plan_t, FLASHMLA_PLAN_INIT);
     SAME_START(DenseDecodeParams, flashmla_dense_decode_params_t, FLASHMLA_DENSE_DECODE_PARAMS_INIT);
+    SAME_START(SparseDecodeParams, flashmla_sparse_decode_params_t, FLASHMLA_SPARSE_DECODE_PARAMS_INIT);
+    SAME_START(SparsePrefillParams, flashmla_sparse_prefill_params_t, FLASHMLA_SPARSE_PREFILL_PARAMS_INIT);
+    SAME_START(KvCacheAppendParams, flashmla_kv_cache_append_params_t, FLASHMLA_KV_CACHE_APPEND_PARAMS_INIT);
+    SAME_START(KvCacheGatherParams, flashmla_kv_cache_gather_params_t, FLASHMLA_KV_CACHE_GATHER_PARAMS_INIT);
+    SAME_START(MapIndicesParams, flashmla_map_indices_params_t, FLASHMLA_MAP_INDICES_PARAMS_INIT);
 #ifdef __cpp_designated_initializers
     Problem good;
     const DenseDecodeParams p = {

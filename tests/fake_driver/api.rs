@@ -5,7 +5,7 @@ use flashmla::capi::dense_decode::*;
 use flashmla::capi::types::*;
 use flashmla::capi::version::flashmla_last_error;
 use flashmla::gpu::kernels;
-use flashmla::gpu::params::{CombineParams, DenseDecodeParams, PlanParams};
+use flashmla::gpu::params::*;
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
@@ -35,19 +35,26 @@ pub const DECODE_KERNELS: [&str; 4] = [
     "flashmla_sm90_dense_decode_fp16_576",
     "flashmla_sm90_dense_decode_fp16_512",
 ];
-pub const KERNELS: usize = 1 + DECODE_KERNELS.len() + 2;
+pub const LAYOUTS: [&str; 3] = ["plain", "v32", "v4"];
+pub const KERNELS: usize = 1 + DECODE_KERNELS.len() + 2 + 2 * LAYOUTS.len() + 1;
 /// Fatbins of `use_fake_kernels`.
-pub const FATBINS: usize = 3;
+pub const FATBINS: usize = 6;
 
 /// Gives the library kernels as the fake driver reads them. Call it before the first context.
 pub fn use_fake_kernels() {
     let image = |lines: String| -> &'static [u8] { (lines + "\0").into_bytes().leak() };
     let decode = |name: &&str| format!("{name} 128 128 128 {}\n", size_of::<DenseDecodeParams>());
     let combine = size_of::<CombineParams>();
+    let layouts = |operation: &str, bytes: usize| -> String {
+        LAYOUTS.iter().map(|layout| format!("flashmla_{operation}_{layout} {bytes}\n")).collect()
+    };
     let table = [
         ("plan", image(format!("flashmla_plan {}\n", size_of::<PlanParams>()))),
         ("decode", image(DECODE_KERNELS.iter().map(decode).collect())),
         ("combine", image(format!("flashmla_combine_bf16 {combine}\nflashmla_combine_fp16 {combine}\n"))),
+        ("kv_cache_append", image(layouts("kv_cache_append", size_of::<KvCacheAppendParams>()))),
+        ("kv_cache_gather", image(layouts("kv_cache_gather", size_of::<KvCacheGatherParams>()))),
+        ("map_indices", image(format!("flashmla_map_indices {}\n", size_of::<MapIndicesParams>()))),
     ];
     assert_eq!(table.len(), FATBINS);
     kernels::substitute(Vec::from(table).leak());

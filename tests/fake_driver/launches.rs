@@ -214,7 +214,7 @@ fn check(launches: &[Launch], e: &Expected) {
     let invariant = (p.flags & FLASHMLA_FLAG_BATCH_INVARIANT != 0) as i32;
     let splits = PLAN + round_up((e.partitions as u64 + 1) * 16);
     let most_splits = if invariant != 0 { b } else { b.min(e.partitions - 1) };
-    let requests = round_up(splits + (1 + most_splits as u64) * 32);
+    let requests = round_up(splits + (1 + most_splits as u64) * 16);
 
     let plan = &launches[0];
     assert_eq!(plan.kernel(), "flashmla_plan");

@@ -6,6 +6,7 @@
 //! - `FLASHMLA_TEST_DEVICE`: ordinal of the device, 0 by default.
 //! - `FLASHMLA_GOLDEN_DIR`: folder of the golden cases, `tests/golden` by default.
 //! - `FLASHMLA_TEST_CASE`: a case in the one-line form of `spec.rs`, for `accuracy::one_case`.
+//! - `FLASHMLA_TEST_SPARSE_DECODE`: likewise of `sparse_decode/spec.rs`, for `sparse_decode::accuracy::one_case`.
 //! - `FLASHMLA_TEST_PREFILL`: likewise of `sparse_prefill/spec.rs`, for `sparse_prefill::accuracy::one_case`.
 //!
 //! Lines `SKIP`, `WORST` (the margin to the bounds) and `TIME` go straight to stderr, past the
@@ -21,6 +22,7 @@ mod session;
 mod check;
 mod data;
 mod decode;
+mod latent;
 mod memory;
 mod oracle;
 mod random;
@@ -28,12 +30,14 @@ mod spec;
 
 // The tests, by topic.
 mod accuracy;
+mod cache;
 mod determinism;
 mod golden;
 mod graphs;
 mod plan;
 mod sanitize;
 mod sizes;
+mod sparse_decode;
 mod sparse_prefill;
 mod streams;
 mod workspace;

@@ -5,6 +5,8 @@
 mod random;
 
 mod dense_decode;
+mod kv_cache;
+mod sparse_decode;
 mod sparse_prefill;
 
 use flashmla::problem::tensor::{RawTensor, Tensor};

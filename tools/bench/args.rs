@@ -7,7 +7,8 @@ use super::target::DeviceName;
 pub const USAGE: &str = "\
 usage: bench --cases FILE.jsonl [options]
 
-  --op OP             only this operation (dense_decode, sparse_prefill)
+  --op OP             only this operation (dense_decode, sparse_decode, sparse_prefill, kv_cache_append,
+                      kv_cache_gather, map_indices)
   --device N|cpu      CUDA device (default 0), or the CPU backend for small cases
   --filter SUBSTR     only cases whose name contains SUBSTR (names go to stderr: \"b1 s_q1 ...\")
   --reps N            repetitions of a case (default: 0.2 s worth of them, at least 30)

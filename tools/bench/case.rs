@@ -2,8 +2,10 @@
 
 use super::dense_decode::DenseDecode;
 use super::failure::Failure;
+use super::kv_cache::KvCache;
 use super::library::Library;
 use super::problem::Problem;
+use super::sparse_decode::SparseDecode;
 use super::sparse_prefill::SparsePrefill;
 use super::target::{Memory, Target};
 use serde_json::{Map, Value};
@@ -12,7 +14,8 @@ use serde_json::{Map, Value};
 pub const D_V: i64 = 512;
 
 /// What the library can be asked for.
-pub const OPERATIONS: [&str; 2] = ["dense_decode", "sparse_prefill"];
+pub const OPERATIONS: [&str; 6] =
+    ["dense_decode", "sparse_decode", "sparse_prefill", "kv_cache_append", "kv_cache_gather", "map_indices"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
@@ -30,7 +33,9 @@ pub struct Case {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Work {
     DenseDecode(DenseDecode),
+    SparseDecode(SparseDecode),
     SparsePrefill(SparsePrefill),
+    KvCache(KvCache),
 }
 
 /// A line of a case or peer file: its operation, its case, and the rest of it.
@@ -66,7 +71,9 @@ impl Case {
         };
         let work = match op {
             "dense_decode" => Work::DenseDecode(DenseDecode::parse(fields)?),
+            "sparse_decode" => Work::SparseDecode(SparseDecode::parse(fields)?),
             "sparse_prefill" => Work::SparsePrefill(SparsePrefill::parse(fields)?),
+            op if OPERATIONS.contains(&op) => Work::KvCache(KvCache::parse(op, fields)?),
             _ => return Err(Failure::Usage(format!("op = {op}: must be one of {}", OPERATIONS.join(", ")))),
         };
         Ok(Case { work, json: json.clone() })
@@ -75,14 +82,16 @@ impl Case {
     pub fn op(&self) -> &'static str {
         match &self.work {
             Work::DenseDecode(_) => "dense_decode",
+            Work::SparseDecode(_) => "sparse_decode",
             Work::SparsePrefill(_) => "sparse_prefill",
+            Work::KvCache(work) => work.op(),
         }
     }
 
     pub fn dtype(&self) -> Dtype {
         match &self.work {
             Work::DenseDecode(work) => work.dtype,
-            Work::SparsePrefill(_) => Dtype::Bf16,
+            _ => Dtype::Bf16,
         }
     }
 
@@ -90,7 +99,9 @@ impl Case {
     pub fn operations(&self) -> f64 {
         match &self.work {
             Work::DenseDecode(work) => work.operations(),
+            Work::SparseDecode(work) => work.operations(),
             Work::SparsePrefill(work) => work.operations(),
+            Work::KvCache(work) => work.operations(),
         }
     }
 
@@ -98,7 +109,9 @@ impl Case {
     pub fn bytes(&self) -> f64 {
         match &self.work {
             Work::DenseDecode(work) => work.bytes(),
+            Work::SparseDecode(work) => work.bytes(),
             Work::SparsePrefill(work) => work.bytes(),
+            Work::KvCache(work) => work.bytes(),
         }
     }
 
@@ -106,7 +119,9 @@ impl Case {
     pub fn name(&self) -> String {
         match &self.work {
             Work::DenseDecode(work) => work.name(),
+            Work::SparseDecode(work) => work.name(),
             Work::SparsePrefill(work) => work.name(),
+            Work::KvCache(work) => work.name(),
         }
     }
 
@@ -128,6 +143,8 @@ impl Case {
     ) -> Result<Problem, Failure> {
         match &self.work {
             Work::DenseDecode(work) => work.problem(batch_invariant, library, target, random),
+            Work::SparseDecode(work) => work.problem(batch_invariant, library, target, random),
+            Work::KvCache(work) => work.problem(library, target, random),
             // There is no plan, and no query sees another one.
             Work::SparsePrefill(work) => work.problem(library, target, random),
         }

@@ -63,11 +63,48 @@ pub fn blocks_per_request(case: &DenseDecode) -> i64 {
 
 /// A block table of `b` rows in which every page of the cache occurs once, in random order.
 pub fn block_table(case: &DenseDecode, random: &mut Random) -> Vec<i32> {
-    let mut table: Vec<i32> = (0..(case.b * blocks_per_request(case)) as i32).collect();
-    for i in (1..table.len()).rev() {
-        table.swap(i, random.below(i as u64 + 1) as usize);
+    shuffled(case.b * blocks_per_request(case), random)
+}
+
+/// A permutation of `0 .. n`.
+pub fn shuffled(n: i64, random: &mut Random) -> Vec<i32> {
+    let mut all: Vec<i32> = (0..n as i32).collect();
+    for i in (1..all.len()).rev() {
+        all.swap(i, random.below(i as u64 + 1) as usize);
     }
-    table
+    all
+}
+
+/// `[b, s_q, topk]` indices into a cache of `pages` pages a request, mapped through a shuffled page table: distinct
+/// tokens of the request's `s_k`, drawn anew for each query token; -1 where there are no more.
+pub fn cache_indices(sizes: CacheIndices, random: &mut Random) -> Vec<i32> {
+    let CacheIndices { b, s_q, s_k, topk, page_block_size, pages } = sizes;
+    let table = shuffled(b * pages, random);
+    let attended = topk.min(s_k) as usize;
+    // The front of a permutation of all tokens is what a query token attends to.
+    let mut tokens: Vec<i32> = (0..s_k as i32).collect();
+    let mut indices = Vec::with_capacity((b * s_q * topk) as usize);
+    for unit in 0..b * s_q {
+        let table = &table[(unit / s_q * pages) as usize..];
+        for i in 0..attended {
+            tokens.swap(i, i + random.below(s_k as u64 - i as u64) as usize);
+            let (page, offset) = (tokens[i] as i64 / page_block_size, tokens[i] as i64 % page_block_size);
+            indices.push((table[page as usize] as i64 * page_block_size + offset) as i32);
+        }
+        indices.resize(indices.len() + topk as usize - attended, -1);
+    }
+    indices
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct CacheIndices {
+    pub b: i64,
+    pub s_q: i64,
+    pub s_k: i64,
+    pub topk: i64,
+    pub page_block_size: i64,
+    /// Of a request.
+    pub pages: i64,
 }
 
 /// `s_q` rows of `topk` indices, no row of KV twice in one; -1 where there are no more rows.

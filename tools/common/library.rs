@@ -4,6 +4,10 @@ use super::failure::Failure;
 use super::target::{DeviceName, Memory, Target};
 use flashmla::capi::context::*;
 use flashmla::capi::dense_decode::*;
+use flashmla::capi::kv_cache_append::*;
+use flashmla::capi::kv_cache_gather::*;
+use flashmla::capi::map_indices::*;
+use flashmla::capi::sparse_decode::*;
 use flashmla::capi::sparse_prefill::*;
 use flashmla::capi::types::*;
 use flashmla::capi::version::flashmla_last_error;
@@ -40,6 +44,43 @@ impl Library {
         kernel_name(|info| unsafe {
             check("flashmla_dense_decode_query", flashmla_dense_decode_query(self.context, params, info))
         })
+    }
+
+    pub fn sparse_decode_kernel(&self, params: &flashmla_sparse_decode_params_t) -> Result<String, Failure> {
+        // SAFETY: as above.
+        kernel_name(|info| unsafe {
+            check("flashmla_sparse_decode_query", flashmla_sparse_decode_query(self.context, params, info))
+        })
+    }
+
+    /// # Safety
+    /// The tensors lie on the context's device and live until the stream has got there; so for the next two.
+    pub unsafe fn kv_cache_append(
+        &self,
+        params: &flashmla_kv_cache_append_params_t,
+        stream: *mut c_void,
+    ) -> Result<(), Failure> {
+        check("flashmla_kv_cache_append", flashmla_kv_cache_append(self.context, params, stream.cast()))
+    }
+
+    /// # Safety
+    /// As of `kv_cache_append`.
+    pub unsafe fn kv_cache_gather(
+        &self,
+        params: &flashmla_kv_cache_gather_params_t,
+        stream: *mut c_void,
+    ) -> Result<(), Failure> {
+        check("flashmla_kv_cache_gather", flashmla_kv_cache_gather(self.context, params, stream.cast()))
+    }
+
+    /// # Safety
+    /// As of `kv_cache_append`.
+    pub unsafe fn map_indices(
+        &self,
+        params: &flashmla_map_indices_params_t,
+        stream: *mut c_void,
+    ) -> Result<(), Failure> {
+        check("flashmla_map_indices", flashmla_map_indices(self.context, params, stream.cast()))
     }
 
     pub fn sparse_prefill_kernel(&self, params: &flashmla_sparse_prefill_params_t) -> Result<String, Failure> {
@@ -81,6 +122,38 @@ pub fn sparse_prefill_params() -> flashmla_sparse_prefill_params_t {
     // SAFETY: plain data, for which all 0 is a value.
     let mut params: flashmla_sparse_prefill_params_t = unsafe { zeroed() };
     params.struct_size = size_of::<flashmla_sparse_prefill_params_t>();
+    params
+}
+
+/// Likewise of `flashmla_sparse_decode`.
+pub fn sparse_decode_params() -> flashmla_sparse_decode_params_t {
+    // SAFETY: plain data, for which all 0 is a value.
+    let mut params: flashmla_sparse_decode_params_t = unsafe { zeroed() };
+    params.struct_size = size_of::<flashmla_sparse_decode_params_t>();
+    params
+}
+
+/// Likewise of `flashmla_kv_cache_append`.
+pub fn kv_cache_append_params() -> flashmla_kv_cache_append_params_t {
+    // SAFETY: plain data, for which all 0 is a value.
+    let mut params: flashmla_kv_cache_append_params_t = unsafe { zeroed() };
+    params.struct_size = size_of::<flashmla_kv_cache_append_params_t>();
+    params
+}
+
+/// Likewise of `flashmla_kv_cache_gather`.
+pub fn kv_cache_gather_params() -> flashmla_kv_cache_gather_params_t {
+    // SAFETY: plain data, for which all 0 is a value.
+    let mut params: flashmla_kv_cache_gather_params_t = unsafe { zeroed() };
+    params.struct_size = size_of::<flashmla_kv_cache_gather_params_t>();
+    params
+}
+
+/// Likewise of `flashmla_map_indices`.
+pub fn map_indices_params() -> flashmla_map_indices_params_t {
+    // SAFETY: plain data, for which all 0 is a value.
+    let mut params: flashmla_map_indices_params_t = unsafe { zeroed() };
+    params.struct_size = size_of::<flashmla_map_indices_params_t>();
     params
 }
 
@@ -142,6 +215,62 @@ impl<'a> DenseDecode<'a> {
         // SAFETY: as above.
         check("flashmla_dense_decode", unsafe {
             flashmla_dense_decode(self.library.context, &self.params, stream.cast())
+        })
+    }
+
+    pub fn workspace_bytes(&self) -> usize {
+        self.params.workspace_size
+    }
+}
+
+/// A sparse decode with the plan and the workspace that it needs.
+pub struct SparseDecode<'a> {
+    library: &'a Library,
+    params: flashmla_sparse_decode_params_t,
+    // The parameters point to it, so it must not move.
+    _plan: Box<flashmla_plan_t>,
+    _memory: [Memory; 2],
+}
+
+impl<'a> SparseDecode<'a> {
+    /// # Safety
+    /// The tensors of `params` lie on the target and outlive what this returns.
+    pub unsafe fn new(
+        library: &'a Library,
+        target: &Target,
+        mut params: flashmla_sparse_decode_params_t,
+    ) -> Result<SparseDecode<'a>, Failure> {
+        let (mut plan_size, mut workspace_size) = (0, 0);
+        let status = flashmla_sparse_decode_plan_size(library.context, &params, &mut plan_size);
+        check("flashmla_sparse_decode_plan_size", status)?;
+        let status = flashmla_sparse_decode_workspace_size(library.context, &params, &mut workspace_size);
+        check("flashmla_sparse_decode_workspace_size", status)?;
+        let memory = [target.alloc(plan_size)?, target.alloc(workspace_size)?];
+        let mut plan = Box::new(flashmla_plan_t {
+            struct_size: size_of::<flashmla_plan_t>(),
+            data: memory[0].as_ptr(),
+            size: plan_size,
+            fingerprint: 0,
+        });
+        params.plan = &mut *plan;
+        params.workspace = memory[1].as_ptr();
+        params.workspace_size = workspace_size;
+        Ok(SparseDecode { library, params, _plan: plan, _memory: memory })
+    }
+
+    /// Makes the plan, on the stream.
+    pub fn plan(&self, stream: *mut c_void) -> Result<(), Failure> {
+        // SAFETY: `new`'s caller vouches for the tensors; plan and workspace are owned.
+        check("flashmla_sparse_decode_plan", unsafe {
+            flashmla_sparse_decode_plan(self.library.context, &self.params, stream.cast())
+        })
+    }
+
+    /// The operation, on the stream.
+    pub fn run(&self, stream: *mut c_void) -> Result<(), Failure> {
+        // SAFETY: as above.
+        check("flashmla_sparse_decode", unsafe {
+            flashmla_sparse_decode(self.library.context, &self.params, stream.cast())
         })
     }
 

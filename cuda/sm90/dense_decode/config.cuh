@@ -52,7 +52,7 @@ constexpr int kBarriersPerStage = 2;
 constexpr int kTilesPerBarrier = kColumnTiles / kBarriersPerStage;
 
 // Tiles of K that are little (Pieces::reads_little).
-constexpr int kLittle = 2560;
+constexpr int kLittle = 1536;
 
 // Registers of a thread; 384 threads have 168 on average.
 constexpr int kScoresRegisters = 184;

@@ -46,13 +46,9 @@ __device__ __forceinline__ void combine_pieces(const DenseDecodeParams& p, Rende
         return;
     }
     if (threadIdx.x == 0) rendezvous.tell();
-    const auto ready = [&](const SplitPlan& split, int row) {
-        const int kv_head = row / p.rows, row_block = row % p.rows / kRows, step = p.h_kv * p.row_blocks;
-        const int at = kv_head * p.row_blocks + row_block;
-        rendezvous.wait(split.first_partition * step + at, split.last_partition * step + at + 1, step);
-    };
-    Combine<T, kThreads / 32, DenseDecodeParams, decltype(ready)>(p, reinterpret_cast<float4*>(dynamic), ready)
-        .run(block, blocks);
+    // For all, not for the pieces at hand: asking costs more than the blocks' ends lie apart.
+    rendezvous.wait(0, first_block, 1);
+    Combine<T, kThreads / 32, DenseDecodeParams>(p, reinterpret_cast<float4*>(dynamic)).run(block, blocks);
 }
 
 template <class T, int kHeadDim>

@@ -77,7 +77,7 @@ class Pieces {
     // other kernels left there, which takes time where that has to be written to memory. Of more, it would push out what
     // it needs itself. Measured on an H100: cuda/NOTES.md.
     __device__ __forceinline__ bool reads_little(const DenseDecodeParams& p) const {
-        return int64_t(plan_tiles_) * p.h_kv * p.row_blocks <= kLittle;
+        return int64_t(plan_tiles_) * p.h_kv <= kLittle;
     }
 
   private:

@@ -1,0 +1,63 @@
+// Sparse decode on SM90: the thread block's set-up and its roles. config.cuh says what it computes.
+#pragma once
+#include "common/grid_dependency.cuh"
+#include "common/mbarrier.cuh"
+#include "common/register_pool.cuh"
+#include "sm90/sparse_decode/gather.cuh"
+#include "sm90/sparse_decode/left.cuh"
+#include "sm90/sparse_decode/right.cuh"
+
+namespace flashmla::sm90::sparse_decode {
+
+template <class Layout>
+__device__ __forceinline__ void init_barriers(Shared<Layout>& s) {
+    const auto init = [](uint64_t& barrier, int arrivals) { mbarrier_init(smem_address(&barrier), arrivals); };
+    const int warps = 4;
+    for (int i = 0; i < kStages; ++i) {
+        init(s.k_full[i], warps);
+        init(s.k_empty[i], 2 * warps);
+    }
+    init(s.q_full, 1);
+    init(s.q_empty, warps);
+    init(s.p_full, warps);
+    init(s.p_empty, warps);
+    init(s.final_full, warps);
+    init(s.final_empty, warps);
+    fence_mbarrier_init();
+}
+
+template <class Layout>
+__device__ __forceinline__ void run(const TensorMap* q, const SparseDecodeParams& p) {
+    extern __shared__ __align__(1024) uint8_t dynamic[];
+    Shared<Layout>& s = *reinterpret_cast<Shared<Layout>*>(dynamic);
+    if (threadIdx.x == 0) {
+        // The swizzle counts from here. There is no static shared memory that could push it.
+        if (smem_address(dynamic) % 1024 != 0) __trap();
+        prefetch_tensor_map(q);
+        init_barriers(s);
+    }
+    __syncthreads();
+    grid_dependency_wait();
+
+    const int role = __shfl_sync(~0u, threadIdx.x / 128, 0);
+    if (role == 0) {
+        register_pool_acquire<kLeftRegisters>();
+        Left<Layout>(p, q, s).run();
+    } else if (role == 1) {
+        register_pool_release<kRightRegisters>();
+        Right<Layout>(p, s).run();
+    } else {
+        register_pool_release<kGatherRegisters>();
+        Gather<Layout>(p, s).run();
+    }
+}
+
+}  // namespace flashmla::sm90::sparse_decode
+
+// One instantiation a file: each compiles in seconds, and in parallel.
+#define FLASHMLA_SPARSE_DECODE(name, layout)                                                                     \
+    extern "C" __global__ void __launch_bounds__(flashmla::sm90::sparse_decode::kThreads, 1)                     \
+        name(const __grid_constant__ flashmla::TensorMap q,                                                      \
+             const __grid_constant__ flashmla::SparseDecodeParams params) {                                      \
+        flashmla::sm90::sparse_decode::run<flashmla::sm90::sparse_decode::layout>(&q, params);                   \
+    }

@@ -1,0 +1,79 @@
+// The right warpgroup: O = O * rescale + P V for columns 256 .. 511, P as the left warpgroup stored it.
+#pragma once
+#include "common/mbarrier.cuh"
+#include "common/wgmma.cuh"
+#include "sm90/sparse_decode/store.cuh"
+
+namespace flashmla::sm90::sparse_decode {
+
+template <class Layout>
+class Right {
+  public:
+    __device__ __forceinline__ Right(const SparseDecodeParams& p, Shared<Layout>& s)
+        : p_(p), s_(s), shared_(smem_base(&s)), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32 % 4), place_(p) {}
+
+    __device__ __forceinline__ void run() {
+        Pieces pieces(p_, place_.partition);
+        Piece piece;
+        while (pieces.next(p_, piece)) {
+            // Not left to the first product: a dead accumulator frees its registers for the store.
+            float acc[128];
+#pragma unroll
+            for (int i = 0; i < 128; ++i) acc[i] = 0.f;
+            for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) product(acc);
+            finish(acc, piece);
+        }
+    }
+
+  private:
+    __device__ __forceinline__ void product(float (&acc)[128]) {
+        // The left warpgroup saw this barrier complete; so must who reads the tile. Here, not after P came: from
+        // then on time counts.
+        mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8, ring_.phase);
+        uint64_t p = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, p), 1024, 0);
+        uint64_t v = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, k) + kColumns / kColumnTile * kKTileBytes +
+                                          ring_.stage * kStageRowBytes,
+                                      1024, kKTileBytes);
+        // Computed here, not after the wait.
+        asm volatile("" : "+l"(p), "+l"(v));
+        mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, p_full), p_phase_);
+        p_phase_ ^= 1;
+        if (s_.rescales[warp_]) {
+            const float r0 = s_.rescale[row_of_thread(0)], r1 = s_.rescale[row_of_thread(1)];
+#pragma unroll
+            for (int i = 0; i < 128; ++i) acc[i] *= i / 2 % 2 ? r1 : r0;
+        }
+        pin(acc);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
+        wgmma_commit();
+        wgmma_wait<0>();
+        pin(acc);
+        if (lane_ == 0) {
+            mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, p_empty));
+            mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8);
+        }
+        __syncwarp();
+        ring_.advance();
+    }
+
+    __device__ __forceinline__ void finish(float (&acc)[128], const Piece& piece) {
+        mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, final_full), final_phase_);
+        final_phase_ ^= 1;
+        const float f0 = s_.final_scale[row_of_thread(0)], f1 = s_.final_scale[row_of_thread(1)];
+        __syncwarp();
+        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, final_empty));
+        store<false>(p_, place_, piece, acc, f0, f1);
+    }
+
+    const SparseDecodeParams& p_;
+    Shared<Layout>& s_;
+    const uint32_t shared_;
+    const int lane_, warp_;
+    const Place place_;
+    Ring ring_;
+    uint32_t p_phase_ = 0, final_phase_ = 0;
+};
+
+}  // namespace flashmla::sm90::sparse_decode

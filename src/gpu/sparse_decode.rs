@@ -1,0 +1,338 @@
+//! Decode over FP8 pages on the GPU, sparse, and dense through a block table: the plan, then the attention of
+//! every piece of work, then the combination of the query tokens that were split.
+
+use super::driver::Handle;
+use super::launch::Launch;
+use super::library::Loader;
+use super::params::{CombineParams, Divisor, PlanParams, SparseDecodeParams};
+use super::tensor_map::{TensorMap, Tiled, TILE_COLUMNS};
+use super::GpuDevice;
+use crate::problem::dense_decode::{self as dense, DenseDecode, Dtype};
+use crate::problem::layout::Layout;
+use crate::problem::sparse_decode::{Cache, Shape, SparseDecode};
+use crate::problem::tensor::Tensor;
+use crate::schedule::{ceil_div, Grid, Work, BLOCK_ROWS};
+use crate::status::Result;
+use crate::workspace::{self, PlanLayout, SplitLayout};
+use std::ffi::{c_void, CStr};
+use std::ptr;
+
+/// Whether cuda/sm90/sparse_decode is there; until then GPU contexts say that it is not.
+pub const KERNELS_EXIST: bool = true;
+
+/// Threads of a block, as the kernels are compiled.
+const PLAN_THREADS: u32 = 1024;
+const DECODE_THREADS: u32 = 384;
+const COMBINE_THREADS: u32 = 256;
+/// A warp combines one row.
+const COMBINE_ROWS: i64 = COMBINE_THREADS as i64 / 32;
+/// Dynamic shared memory of the attention kernels: all that a block can have.
+const SM90_SMEM_BYTES: u32 = 232448;
+
+/// By `decode_index`.
+const DECODE: [&CStr; 2] = [c"flashmla_sm90_sparse_decode_v32", c"flashmla_sm90_sparse_decode_v4"];
+
+fn decode_index(layout: Layout) -> usize {
+    match layout {
+        Layout::V4 => 1,
+        _ => 0,
+    }
+}
+
+pub fn kernel_name(layout: Layout) -> &'static str {
+    DECODE[decode_index(layout)].to_str().unwrap_or_default()
+}
+
+/// The kernels of this operation that no other has.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernels {
+    decode: [Handle; DECODE.len()],
+}
+
+impl Kernels {
+    pub(super) fn load(loader: &Loader) -> Result<Kernels> {
+        let mut kernels = Kernels { decode: Default::default() };
+        if KERNELS_EXIST {
+            for (kernel, name) in kernels.decode.iter_mut().zip(DECODE) {
+                *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
+            }
+        }
+        Ok(kernels)
+    }
+}
+
+/// The kernel that a problem gets, and its launch.
+pub struct Selection {
+    pub name: &'static str,
+    pub grid: Grid,
+    pub thread_blocks: i64,
+}
+
+/// Numbers of entries, on the device: `[b, tokens]` where there is a tensor.
+#[derive(Clone, Copy)]
+pub struct Lengths {
+    pub first: Option<Tensor<2>>,
+    pub extra: Option<Tensor<2>>,
+}
+
+impl GpuDevice {
+    pub fn sparse_decode_kernel(&self, shape: &Shape) -> Selection {
+        let grid = Grid::of_heads(shape.h_q, self.multiprocessors());
+        let thread_blocks = if shape.is_empty() { 0 } else { grid.row_blocks * grid.partitions };
+        Selection { name: kernel_name(shape.layout), grid, thread_blocks }
+    }
+
+    /// Writes the plan for the lengths that are there when the stream gets there.
+    pub fn sparse_decode_plan(&self, shape: &Shape, lens: Lengths, plan: u64, stream: u64) -> Result<()> {
+        if shape.is_empty() {
+            return Ok(());
+        }
+        let (lens_addr, lens_strides) = optional(&lens.first);
+        let (extra_addr, extra_strides) = optional(&lens.extra);
+        let params = PlanParams {
+            lens: lens_addr,
+            lens_strides,
+            extra_lens: extra_addr,
+            extra_lens_strides: extra_strides,
+            max_tokens: shape.topk as i32,
+            extra_max_tokens: shape.extra_topk() as i32,
+            tokens: shape.s_q as i32,
+            ..Default::default()
+        };
+        self.write_plan(shape.into(), &Grid::of_heads(shape.h_q, self.multiprocessors()), params, plan, stream)
+    }
+
+    /// The plan of dense decode over FP8 pages.
+    pub fn dense_fp8_decode_plan(&self, shape: &dense::Shape, lens: &Tensor<1>, plan: u64, stream: u64) -> Result<()> {
+        if shape.is_empty() {
+            return Ok(());
+        }
+        let params = PlanParams {
+            lens: lens.addr,
+            lens_strides: [lens.strides[0], 0],
+            max_tokens: shape.max_tokens() as i32,
+            tokens: shape.s_q as i32,
+            causal: shape.causal as i32,
+            ..Default::default()
+        };
+        self.write_plan(shape.into(), &Grid::new(shape, self.multiprocessors()), params, plan, stream)
+    }
+
+    fn write_plan(&self, work: Work, grid: &Grid, lens: PlanParams, plan: u64, stream: u64) -> Result<()> {
+        let layout = PlanLayout::new(work, grid.partitions);
+        let params = PlanParams {
+            borders: plan + layout.borders,
+            requests: plan + layout.requests,
+            splits: plan + layout.splits,
+            b: work.requests as i32,
+            partitions: grid.partitions as i32,
+            batch_invariant: work.batch_invariant as i32,
+            ..lens
+        };
+        let launch = Launch {
+            kernel: self.dense_decode.plan,
+            grid: 1,
+            block: PLAN_THREADS,
+            cluster: 1,
+            shared_bytes: 0,
+            overlaps: false,
+        };
+        // SAFETY: what `flashmla_plan` takes.
+        self.with_context(|| unsafe { self.launch(&launch, Handle(stream as usize), [address(&params)]) })
+    }
+
+    /// Computes a problem by a plan made for it, of whose buffer the caller has checked the size.
+    pub fn sparse_decode(&self, problem: &SparseDecode, plan: u64, stream: u64) -> Result<()> {
+        let shape = &problem.shape;
+        if shape.is_empty() {
+            return Ok(());
+        }
+        let grid = Grid::of_heads(shape.h_q, self.multiprocessors());
+        let split = workspace::sparse_decode::split_layout(shape, &grid);
+        problem.check_workspace(split.size)?;
+        let mut params = common(shape.into(), &grid, &split, plan, problem.workspace);
+        sparse_params(problem, &mut params);
+        self.attend_pages(shape.layout, shape.into(), &problem.q, &params, plan, stream)
+    }
+
+    /// Dense decode over FP8 pages: every query token attends to the tokens that the block table names.
+    pub fn dense_fp8_decode(&self, problem: &DenseDecode, plan: u64, stream: u64) -> Result<()> {
+        let shape = &problem.shape;
+        if shape.is_empty() {
+            return Ok(());
+        }
+        let grid = Grid::new(shape, self.multiprocessors());
+        let split = SplitLayout::new(shape, &grid);
+        problem.check_workspace(split.size)?;
+        let mut params = common(shape.into(), &grid, &split, plan, problem.workspace);
+        dense_params(problem, &mut params);
+        self.attend_pages(shape.layout, shape.into(), &problem.q, &params, plan, stream)
+    }
+
+    fn attend_pages(
+        &self,
+        layout: Layout,
+        work: Work,
+        q: &Tensor<4>,
+        params: &SparseDecodeParams,
+        plan: u64,
+        stream: u64,
+    ) -> Result<()> {
+        let launch = Launch {
+            kernel: self.sparse_decode.decode[decode_index(layout)],
+            // At most the multiprocessors, or with one partition the heads, of which there are less than 2^31.
+            grid: (params.row_blocks * params.partitions) as u32,
+            block: DECODE_THREADS,
+            cluster: 1,
+            shared_bytes: SM90_SMEM_BYTES,
+            overlaps: true,
+        };
+        let stream = Handle(stream as usize);
+        self.with_context(|| {
+            let columns = q.shape[3];
+            let q = Tiled { name: "q", tensor: q, dtype: Dtype::Bf16, axes: [2, 1, 0], columns: (0, columns) };
+            // A block's heads at once; those past the last one arrive as zeros.
+            let q = TensorMap::encode(self.driver, q, BLOCK_ROWS as u32, (columns / TILE_COLUMNS) as u32)?;
+            // SAFETY: what the attention kernels take.
+            unsafe { self.launch(&launch, stream, [address(&q), address(params)]) }?;
+            if params.slots == 0 {
+                return Ok(());
+            }
+            let units = if work.batch_invariant { work.requests } else { params.partitions as i64 - 1 };
+            let launch = Launch {
+                // Of BF16.
+                kernel: self.dense_decode.combine[0],
+                // Batch-invariant: no more than the query rows of the batch; otherwise few rows where there are cuts.
+                grid: (units * ceil_div(params.h_q as i64, COMBINE_ROWS)) as u32,
+                block: COMBINE_THREADS,
+                cluster: 1,
+                shared_bytes: 0,
+                overlaps: true,
+            };
+            let params = combine_params(work, params, plan);
+            // SAFETY: what the combine kernels take.
+            unsafe { self.launch(&launch, stream, [address(&params)]) }
+        })
+    }
+}
+
+/// What follows from the plan and the workspace.
+fn common(work: Work, grid: &Grid, split: &SplitLayout, plan: u64, workspace: u64) -> SparseDecodeParams {
+    let layout = PlanLayout::new(work, grid.partitions);
+    SparseDecodeParams {
+        borders: plan + layout.borders,
+        // The borders say it all in a default plan, which saves each block a read.
+        requests: if work.batch_invariant { plan + layout.requests } else { 0 },
+        split_out: workspace + split.out,
+        split_lse: workspace + split.lse,
+        units: work.requests as i32,
+        row_blocks: grid.row_blocks as i32,
+        partitions: grid.partitions as i32,
+        slots: split.slots as i32,
+        ..Default::default()
+    }
+}
+
+fn sparse_params(problem: &SparseDecode, params: &mut SparseDecodeParams) {
+    let shape = &problem.shape;
+    let Cache { kv_cache, indices, topk_length, index_limit, .. } = &problem.cache;
+    params.kv_cache = kv_cache.addr;
+    params.page_stride = kv_cache.strides[0];
+    params.indices = indices.addr;
+    params.indices_strides = [indices.strides[0], indices.strides[1]];
+    (params.lens, params.lens_strides) = optional(topk_length);
+    params.max_tokens = shape.topk as i32;
+    params.index_limit = *index_limit as u32;
+    params.extra_page_block_size = 1;
+    if let Some(Cache { kv_cache, indices, topk_length, index_limit, page_block_size, topk }) = &problem.extra {
+        params.extra_kv_cache = kv_cache.addr;
+        params.extra_page_stride = kv_cache.strides[0];
+        params.extra_indices = indices.addr;
+        params.extra_indices_strides = [indices.strides[0], indices.strides[1]];
+        (params.extra_lens, params.extra_lens_strides) = optional(topk_length);
+        params.extra_max_tokens = *topk as i32;
+        params.extra_index_limit = *index_limit as u32;
+        params.extra_page_block_size = *page_block_size as i32;
+    }
+    if let Some(sink) = &problem.attn_sink {
+        (params.attn_sink, params.attn_sink_stride) = (sink.addr, sink.strides[0]);
+    }
+    params.num_blocks = shape.num_blocks as i32;
+    params.page_block_size = shape.page_block_size as i32;
+    params.lse_empty_pos_inf = shape.lse_empty_pos_inf as i32;
+    queries(params, shape.s_q, shape.h_q, problem.softmax_scale, &problem.q, &problem.out, &problem.lse);
+}
+
+fn dense_params(problem: &DenseDecode, params: &mut SparseDecodeParams) {
+    let shape = &problem.shape;
+    params.kv_cache = problem.fp8_cache.addr;
+    params.page_stride = problem.fp8_cache.strides[0];
+    params.lens = problem.cache_seqlens.addr;
+    params.lens_strides = [problem.cache_seqlens.strides[0], 0];
+    params.block_table = problem.block_table.addr;
+    params.block_table_strides = problem.block_table.strides;
+    params.max_tokens = shape.max_tokens() as i32;
+    params.causal = shape.causal as i32;
+    params.num_blocks = shape.num_blocks as i32;
+    params.page_block_size = shape.page_block_size as i32;
+    params.extra_page_block_size = 1;
+    params.lse_empty_pos_inf = shape.lse_empty_pos_inf as i32;
+    queries(params, shape.s_q, shape.h_q, problem.softmax_scale, &problem.q, &problem.out, &problem.lse);
+}
+
+/// What both operations say alike, and the divisors of what was set before.
+fn queries(
+    params: &mut SparseDecodeParams,
+    s_q: i64,
+    h_q: i64,
+    softmax_scale: f32,
+    q: &Tensor<4>,
+    out: &Tensor<4>,
+    lse: &Option<Tensor<3>>,
+) {
+    let outer = |t: &Tensor<4>| [t.strides[0], t.strides[1], t.strides[2]];
+    (params.q, params.q_strides) = (q.addr, outer(q));
+    (params.out, params.out_strides) = (out.addr, outer(out));
+    (params.lse, params.lse_strides) = lse.map_or((0, [0; 3]), |lse| (lse.addr, lse.strides));
+    (params.tokens, params.h_q) = (s_q as i32, h_q as i32);
+    params.scale_log2 = (softmax_scale as f64 * std::f64::consts::LOG2_E) as f32;
+    let divisor = |x: i32| {
+        let Divisor { magic, shift } = Divisor::new(x as u32);
+        (magic, shift)
+    };
+    (params.tokens_magic, params.tokens_shift) = divisor(params.tokens);
+    (params.page_magic, params.page_shift) = divisor(params.page_block_size);
+    (params.extra_page_magic, params.extra_page_shift) = divisor(params.extra_page_block_size);
+}
+
+fn combine_params(work: Work, p: &SparseDecodeParams, plan: u64) -> CombineParams {
+    let layout = PlanLayout::new(work, p.partitions as i64);
+    CombineParams {
+        splits: plan + layout.splits,
+        out: p.out,
+        out_strides: p.out_strides,
+        lse: p.lse,
+        lse_strides: p.lse_strides,
+        split_out: p.split_out,
+        split_lse: p.split_lse,
+        attn_sink: p.attn_sink,
+        attn_sink_stride: p.attn_sink_stride,
+        b: p.units,
+        h_kv: 1,
+        // The rows of a request of the plan are the heads of one token.
+        group: p.h_q,
+        rows: p.h_q,
+        partitions: p.partitions,
+        tokens: p.tokens,
+        lse_empty_pos_inf: p.lse_empty_pos_inf,
+        slots: p.slots,
+    }
+}
+
+fn optional(lens: &Option<Tensor<2>>) -> (u64, [i64; 2]) {
+    lens.map_or((0, [0; 2]), |lens| (lens.addr, lens.strides))
+}
+
+fn address<T>(value: &T) -> *const c_void {
+    ptr::from_ref(value).cast()
+}

@@ -1,0 +1,69 @@
+//! The same call gives the same bits, and a batch-invariant one whatever else is in the batch.
+
+use super::call::{Call, Results};
+use super::check::{compare, run_only};
+use super::data::Data;
+use super::oracle::expected;
+use super::spec::{Extra, Spec};
+use crate::memory::Fence;
+use flashmla::problem::dense_decode::D_V;
+use flashmla::problem::layout::Layout;
+
+#[test]
+fn twenty_times_the_same_bits() {
+    let session = sparse_or_skip!(Any);
+    let queue = session.queue().unwrap();
+    for (layout, h_q, b, topk) in
+        [(Layout::V32, 128, 3, 500), (Layout::V32, 17, 70, 70), (Layout::V4, 64, 10, 129), (Layout::V4, 128, 1, 2000)]
+    {
+        let data = Data::new(&Spec { layout, h_q, b, topk, sinks: Some(vec![0.0, 2.0]), ..Spec::default() });
+        let call = Call::new(&session.backend.handle, session.place(), Fence::Guarded, &data).unwrap();
+        let run = || {
+            call.reset_outputs().unwrap();
+            call.plan_and_run(queue.raw()).unwrap();
+            queue.synchronize().unwrap();
+            call.results().unwrap()
+        };
+        let first = run();
+        for time in 1..20 {
+            assert!(run() == first, "call {time} differs from the first\n    case: {}", data.spec);
+        }
+        call.check_inputs(&data).unwrap();
+        compare(&data.spec, &first, &expected(&data)).unwrap_or_else(|e| panic!("{e}\n    case: {}", data.spec));
+    }
+}
+
+/// A request of a batch, and the same request by itself.
+#[test]
+fn invariant_results_do_not_depend_on_the_batch() {
+    let session = sparse_or_skip!(Any);
+    let queue = session.queue().unwrap();
+    for (layout, h_q, topk) in [(Layout::V32, 128, 5000), (Layout::V32, 16, 3000), (Layout::V4, 64, 2500)] {
+        let extra = Some(Extra { page: 64, s_k: 300, topk: 200, lengths: Some(vec![200, 100]) });
+        let lengths = Some(vec![topk as i32, 300, topk as i32 - 100, 0, 70, topk as i32]);
+        let spec = Spec { layout, h_q, b: 3, topk, lengths, extra, invariant: true, masked: 5, ..Spec::default() };
+        let all = Data::new(&spec);
+        let together = run_only(&session, &queue, Fence::Guarded, &all).unwrap();
+        for i in 0..3usize {
+            let mut one = all.clone();
+            one.spec.b = 1;
+            let part = |len: usize| i * len / 3..(i + 1) * len / 3;
+            one.q = all.q[part(all.q.len())].to_vec();
+            one.cache.indices = all.cache.indices[part(all.cache.indices.len())].to_vec();
+            one.cache.lengths = all.cache.lengths[part(all.cache.lengths.len())].to_vec();
+            let (extra, from) = (one.extra.as_mut().unwrap(), all.extra.as_ref().unwrap());
+            extra.indices = from.indices[part(from.indices.len())].to_vec();
+            extra.lengths = from.lengths[part(from.lengths.len())].to_vec();
+            one.q_place.shape[0] = 1;
+            one.out_place.shape[0] = 1;
+            one.lse_place.shape[0] = 1;
+            let alone = run_only(&session, &queue, Fence::Guarded, &one).unwrap();
+            let rows = 2 * h_q as usize;
+            let want = Results {
+                out: together.out[i * rows * D_V as usize..][..rows * D_V as usize].to_vec(),
+                lse: together.lse[i * rows..][..rows].to_vec(),
+            };
+            assert!(alone == want, "request {i}: {spec}");
+        }
+    }
+}

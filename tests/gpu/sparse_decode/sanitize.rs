@@ -1,0 +1,66 @@
+//! Small cases for compute-sanitizer. Memory has its exact size and what the library is to write is not
+//! initialised, so that memcheck and initcheck see every slip.
+
+use super::check::run_case;
+use super::data::Data;
+use super::spec::{Extra, Pick, Spec};
+use crate::memory::Fence;
+use crate::session::Session;
+use crate::spec::Layout as Strides;
+use flashmla::problem::layout::Layout;
+
+fn check(session: Session, spec: Spec) {
+    let queue = session.queue().unwrap();
+    if let Err(why) = run_case(&session, &queue, Fence::Exact, &Data::new(&spec)) {
+        panic!("{why}\n    case: {spec}");
+    }
+}
+
+/// `name: changes to the default case` (V32, 64 heads, 130 indices).
+macro_rules! cases {
+    ($($name:ident: { $($field:ident: $value:expr),* $(,)? })*) => { $(
+        #[test]
+        fn $name() {
+            let session = sparse_or_skip!(Any);
+            check(session, Spec { $($field: $value,)* ..Spec::default() });
+        }
+    )* };
+}
+
+fn extra(topk: i64) -> Option<Extra> {
+    Some(Extra { page: 2, s_k: 50, topk, lengths: Some(vec![topk as i32, 3]) })
+}
+
+cases! {
+    sanitize_v32_16_heads: { h_q: 16 }
+    sanitize_v32_64_heads: { h_q: 64 }
+    sanitize_v32_128_heads: { h_q: 128 }
+    sanitize_v4_16_heads: { layout: Layout::V4, h_q: 16 }
+    sanitize_v4_64_heads: { layout: Layout::V4, h_q: 64 }
+    sanitize_v4_128_heads: { layout: Layout::V4, h_q: 128 }
+    // Heads that fill no block, and more than one block of them.
+    sanitize_1_head: { h_q: 1 }
+    sanitize_65_heads: { h_q: 65 }
+    sanitize_127_heads: { layout: Layout::V4, h_q: 127 }
+    // Numbers of indices that fill no tile, none, and several stages of a pipeline.
+    sanitize_no_index: { topk: 0 }
+    sanitize_1_index: { topk: 1, h_q: 128 }
+    sanitize_63_indices: { topk: 63 }
+    sanitize_split: { topk: 1000, h_q: 128, b: 1 }
+    sanitize_split_invariant: { topk: 5000, h_q: 8, b: 1, s_q: 1, invariant: true }
+    sanitize_all_masked: { masked: 100 }
+    sanitize_half_masked: { masked: 50, h_q: 128, empty_every: 2 }
+    sanitize_one_token: { pick: Pick::Same, masked: 0 }
+    sanitize_no_cache: { s_k: 0 }
+    sanitize_page_1: { page: 1 }
+    sanitize_page_61: { page: 61, layout: Layout::V4 }
+    sanitize_wild_lengths: { b: 3, lengths: Some(vec![i32::MIN, 0, 1, 129, 131, i32::MAX]) }
+    sanitize_second_cache: { extra: extra(70), sinks: Some(vec![0.5, f32::INFINITY]) }
+    sanitize_second_cache_v4: { layout: Layout::V4, extra: extra(300), h_q: 128 }
+    sanitize_padded: { strides: Strides::Padded, h_q: 128 }
+    sanitize_swapped: { strides: Strides::Swapped, h_q: 100, layout: Layout::V4 }
+    sanitize_out_alone: { want_lse: false }
+    // More query tokens than multiprocessors.
+    sanitize_many_queries: { b: 150, h_q: 16, topk: 66 }
+    sanitize_many_queries_128_heads: { b: 75, h_q: 128, topk: 66 }
+}
