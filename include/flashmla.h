@@ -963,7 +963,6 @@ flashmla_status_t flashmla_dense_decode_plan(const struct flashmla_context_t *co
  *
  * Errors: null or misaligned pointers, wrong sizes or strides, a workspace that is too small, a
  * plan made for other parameters: nothing is launched and nothing is written.
- * `FLASHMLA_ERROR_UNSUPPORTED` for pages of FP8 in a GPU context: this version reads them on the CPU alone.
  */
 flashmla_status_t flashmla_dense_decode(const struct flashmla_context_t *context,
                                         const struct flashmla_dense_decode_params_t *params,
@@ -1031,9 +1030,8 @@ flashmla_status_t flashmla_sparse_decode_plan(const struct flashmla_context_t *c
  * (a CPU context too, where making it costs nothing).
  *
  * Errors: null or misaligned pointers, wrong sizes or strides, a layout that does not fit `d_qk`, a second cache
- * without indices or the reverse, a workspace that is too small, a plan made for other parameters;
- * `FLASHMLA_ERROR_UNSUPPORTED` in every GPU context: this version runs sparse decode on the CPU alone.
- * Nothing is launched and nothing is written then.
+ * without indices or the reverse, a workspace that is too small, a plan made for other parameters: nothing is
+ * launched and nothing is written.
  */
 flashmla_status_t flashmla_sparse_decode(const struct flashmla_context_t *context,
                                          const struct flashmla_sparse_decode_params_t *params,

@@ -137,7 +137,7 @@ fn structs_are_laid_out_alike() {
 #[test]
 fn wrong_arguments_are_named() {
     for compiler in ["gcc", "clang"].into_iter().filter(|c| has(c)) {
-        for name in ["arguments", "arguments_sparse_prefill"] {
+        for name in ["arguments", "arguments_sparse_prefill", "arguments_sparse_decode", "arguments_kv_cache"] {
             print!("{}", output(&mut Command::new(program(compiler, "c99", name))));
         }
     }

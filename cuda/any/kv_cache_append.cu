@@ -2,9 +2,9 @@
 //   scale = max |x| / 448, or the least power of two that is not below it,  code = e4m3(x / scale),
 // where max runs over the group. src/cpu/fp8.rs defines the same numbers.
 //
-// A warp stores a few rows, all of them on their way before it looks at the first, and at where it goes. A row is two
-// chunks of 8 elements a lane, whose magnitudes are compared as 16-bit integers (NaN above infinity above all
-// numbers), both chunks' maxima in one register on their way through the group's lanes.
+// A warp stores a row, which is on its way before it is known where it goes: two chunks of 8 elements a lane, whose
+// magnitudes are compared as 16-bit integers (NaN above infinity above all numbers), both chunks' maxima in one register
+// on their way through the group's lanes. (Two rows a warp are no faster.)
 #include "common/e4m3.cuh"
 #include "common/grid_dependency.cuh"
 #include "common/latent_page.cuh"
@@ -15,7 +15,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kRows = 2;  // of a warp
 
 __device__ __forceinline__ int64_t load_slot(const KvCacheAppendParams& p, int row) {
     const int64_t at = row * p.slot_stride;
@@ -57,7 +56,6 @@ struct Row {
     uint4 x[2], rest;
 };
 
-template <class Layout>
 __device__ __forceinline__ Row load_row(const KvCacheAppendParams& p, int row) {
     const uint4* from =
         reinterpret_cast<const uint4*>(reinterpret_cast<const uint16_t*>(p.rows) + row * p.row_stride);
@@ -118,26 +116,15 @@ __device__ __forceinline__ void store_row<Plain>(const KvCacheAppendParams& p, c
 
 template <class Layout>
 __device__ __forceinline__ void run(const KvCacheAppendParams& p) {
-    const int warp = blockIdx.x * kWarps + threadIdx.x / 32;
+    const int row = blockIdx.x * kWarps + threadIdx.x / 32;
     grid_dependency_wait();
-    // Of the last warp some rows may not exist; it does nothing with them.
-    const int64_t first = int64_t(warp) * kRows;
-    if (first >= p.n) return;
-    Row rows[kRows];
-    int64_t slots[kRows];
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-        const int row = int(min(first + i, int64_t(p.n) - 1));
-        slots[i] = load_slot(p, row);
-        rows[i] = load_row<Layout>(p, row);
-    }
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-        if (first + i >= p.n || slots[i] < 0 || slots[i] >= p.slot_limit) continue;
-        const Place place = place_of(slots[i], p.page_block_size, p.page_magic, p.page_shift);
-        uint8_t* page = reinterpret_cast<uint8_t*>(p.kv_cache) + place.page * p.page_stride;
-        store_row<Layout>(p, rows[i], page, place);
-    }
+    if (row >= p.n) return;
+    const int64_t slot = load_slot(p, row);
+    const Row values = load_row(p, row);
+    if (slot < 0 || slot >= p.slot_limit) return;
+    const Place place = place_of(slot, p.page_block_size, p.page_magic, p.page_shift);
+    uint8_t* page = reinterpret_cast<uint8_t*>(p.kv_cache) + place.page * p.page_stride;
+    store_row<Layout>(p, values, page, place);
 }
 
 }  // namespace

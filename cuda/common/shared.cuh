@@ -20,8 +20,30 @@ __device__ __forceinline__ void store_shared_16(uint32_t address, uint32_t a, ui
     asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
+__device__ __forceinline__ void store_shared_8(uint32_t address, uint64_t value) {
+    asm volatile("st.shared.u64 [%0], %1;" ::"r"(address), "l"(value) : "memory");
+}
+
+__device__ __forceinline__ void store_shared_8(uint32_t address, uint32_t a, uint32_t b) {
+    asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b) : "memory");
+}
+
+__device__ __forceinline__ uint32_t load_shared(uint32_t address) {
+    uint32_t value;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+    return value;
+}
+
 __device__ __forceinline__ void load_shared_8(uint32_t (&to)[2], uint32_t address) {
     asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(to[0]), "=r"(to[1]) : "r"(address) : "memory");
+}
+
+__device__ __forceinline__ void load_shared_8(uint64_t& to, uint32_t address) {
+    asm volatile("ld.shared.u64 %0, [%1];" : "=l"(to) : "r"(address) : "memory");
+}
+
+__device__ __forceinline__ void load_shared_16(uint64_t (&to)[2], uint32_t address) {
+    asm volatile("ld.shared.v2.u64 {%0, %1}, [%2];" : "=l"(to[0]), "=l"(to[1]) : "r"(address) : "memory");
 }
 
 // 16 bytes of zeros.

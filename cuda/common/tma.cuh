@@ -49,9 +49,9 @@ __device__ __forceinline__ void tma_prefetch_5d(const TensorMap* map, int x0, in
                  : "memory");
 }
 
-// Brings bytes into L2; address and size are multiples of 16.
-__device__ __forceinline__ void prefetch_l2(const void* from, uint32_t bytes) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+// Brings the 128 bytes around an address into L2.
+__device__ __forceinline__ void prefetch_l2_line(const void* from) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(from) : "memory");
 }
 
 // True in one thread of a converged warp; the compiler knows that it is one.

@@ -7,7 +7,6 @@ use crate::boundary::guard;
 use crate::context::{Backend, Context};
 use crate::cpu;
 use crate::err;
-use crate::gpu::sparse_decode::KERNELS_EXIST;
 use crate::problem::dense_decode::{DenseDecode, Raw, Shape};
 use crate::problem::tensor::{check_address, Rules, Tensor};
 use crate::status::Result;
@@ -232,7 +231,6 @@ pub unsafe extern "C" fn flashmla_dense_decode_plan(
 ///
 /// Errors: null or misaligned pointers, wrong sizes or strides, a workspace that is too small, a
 /// plan made for other parameters: nothing is launched and nothing is written.
-/// `FLASHMLA_ERROR_UNSUPPORTED` for pages of FP8 in a GPU context: this version reads them on the CPU alone.
 #[no_mangle]
 pub unsafe extern "C" fn flashmla_dense_decode(
     context: *const flashmla_context_t,
@@ -269,13 +267,6 @@ fn shape(context: &*const flashmla_context_t, params: *const Params) -> Result<(
     // SAFETY: per the contract of every function here.
     let params = unsafe { read_struct("params", params) }?;
     let shape = Shape::check(&params.raw()?)?;
-    if shape.layout.is_fp8() && !KERNELS_EXIST && matches!(context.backend, Backend::Gpu(_)) {
-        return err!(
-            FLASHMLA_ERROR_UNSUPPORTED,
-            "kv_layout = {}: must be FLASHMLA_LAYOUT_PLAIN (0) in a GPU context of this version",
-            params.kv_layout
-        );
-    }
     Ok((context, params, shape))
 }
 

@@ -7,7 +7,7 @@ use crate::boundary::guard;
 use crate::context::{sparse_decode as plans, Backend, Context};
 use crate::cpu;
 use crate::err;
-use crate::gpu::sparse_decode::{Lengths, KERNELS_EXIST};
+use crate::gpu::sparse_decode::Lengths;
 use crate::problem::sparse_decode::{Cache, Raw, RawCache, Shape, SparseDecode};
 use crate::problem::tensor::{check_address, Rules, Tensor};
 use crate::status::Result;
@@ -251,9 +251,8 @@ pub unsafe extern "C" fn flashmla_sparse_decode_plan(
 /// (a CPU context too, where making it costs nothing).
 ///
 /// Errors: null or misaligned pointers, wrong sizes or strides, a layout that does not fit `d_qk`, a second cache
-/// without indices or the reverse, a workspace that is too small, a plan made for other parameters;
-/// `FLASHMLA_ERROR_UNSUPPORTED` in every GPU context: this version runs sparse decode on the CPU alone.
-/// Nothing is launched and nothing is written then.
+/// without indices or the reverse, a workspace that is too small, a plan made for other parameters: nothing is
+/// launched and nothing is written.
 #[no_mangle]
 pub unsafe extern "C" fn flashmla_sparse_decode(
     context: *const flashmla_context_t,
@@ -287,12 +286,6 @@ fn shape(context: &*const flashmla_context_t, params: *const Params) -> Result<(
     // SAFETY: per the contract of every function here.
     let params = unsafe { read_struct("params", params) }?;
     let shape = Shape::check(&params.raw())?;
-    if !KERNELS_EXIST && matches!(context.backend, Backend::Gpu(_)) {
-        return err!(
-            FLASHMLA_ERROR_UNSUPPORTED,
-            "sparse decode has no GPU kernel in this version: the context must be of FLASHMLA_DEVICE_CPU"
-        );
-    }
     Ok((context, params, shape))
 }
 

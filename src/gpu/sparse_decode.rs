@@ -17,9 +17,6 @@ use crate::workspace::{self, PlanLayout, SplitLayout};
 use std::ffi::{c_void, CStr};
 use std::ptr;
 
-/// Whether cuda/sm90/sparse_decode is there; until then GPU contexts say that it is not.
-pub const KERNELS_EXIST: bool = true;
-
 /// Threads of a block, as the kernels are compiled.
 const PLAN_THREADS: u32 = 1024;
 const DECODE_THREADS: u32 = 384;
@@ -52,10 +49,8 @@ pub struct Kernels {
 impl Kernels {
     pub(super) fn load(loader: &Loader) -> Result<Kernels> {
         let mut kernels = Kernels { decode: Default::default() };
-        if KERNELS_EXIST {
-            for (kernel, name) in kernels.decode.iter_mut().zip(DECODE) {
-                *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
-            }
+        for (kernel, name) in kernels.decode.iter_mut().zip(DECODE) {
+            *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
         }
         Ok(kernels)
     }

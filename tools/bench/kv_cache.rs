@@ -30,6 +30,8 @@ pub struct KvCache {
     pub d_qk: i64,
     /// Tokens of the cache; of index mapping, of the one request.
     pub s_k: i64,
+    /// The tokens of a page one after another, as prompts have them; or each anywhere.
+    pub by_pages: bool,
     pub page_block_size: i64,
 }
 
@@ -97,6 +99,11 @@ impl KvCache {
             Some(_) => return Err(wrong("layout", &fields["layout"], "\"v32\", \"v4\" or \"bf16\"")),
         };
         let n = integer(fields, "n", None, 0)?;
+        let by_pages = match fields.get("order").map(|v| v.as_str()) {
+            None | Some(Some("pages")) => true,
+            Some(Some("tokens")) => false,
+            Some(_) => return Err(wrong("order", &fields["order"], "\"pages\" or \"tokens\"")),
+        };
         let case = KvCache {
             operation,
             n,
@@ -104,6 +111,7 @@ impl KvCache {
             layout,
             d_qk,
             s_k: integer(fields, "s_k", Some(n), 0)?,
+            by_pages,
             page_block_size: integer(fields, "bs", Some(64), 1)?,
         };
         // Slots and positions are made on the host.
@@ -138,10 +146,11 @@ impl KvCache {
 
     pub fn name(&self) -> String {
         let layout = ["bf16", "v32", "v4"][self.layout as usize];
+        let order = if self.by_pages { "" } else { " by tokens" };
         match self.operation {
             Operation::Map => format!("map n{} topk{} bs{}", self.n, self.topk, self.page_block_size),
-            Operation::Append => format!("append {layout} n{} bs{}", self.n, self.page_block_size),
-            Operation::Gather => format!("gather {layout} n{} bs{}", self.n, self.page_block_size),
+            Operation::Append => format!("append {layout} n{} bs{}{order}", self.n, self.page_block_size),
+            Operation::Gather => format!("gather {layout} n{} bs{}{order}", self.n, self.page_block_size),
         }
     }
 
@@ -180,7 +189,14 @@ impl KvCache {
             return Ok(Problem { kernel: self.op().into(), params: Params::Map(params), _tensors: tensors });
         }
         // Distinct tokens as far as there are enough.
-        let mut slots = inputs::shuffled(pages * self.page_block_size, &mut generator);
+        let page = self.page_block_size as i32;
+        let mut slots = match self.by_pages {
+            true => {
+                let pages = inputs::shuffled(pages, &mut generator);
+                pages.into_iter().flat_map(|p| p * page..(p + 1) * page).collect()
+            }
+            false => inputs::shuffled(pages * self.page_block_size, &mut generator),
+        };
         let tokens = slots.len().max(1);
         slots = (0..self.n as usize).map(|i| slots.get(i % tokens).copied().unwrap_or(-1)).collect();
         let cache_bytes = bytes(&[pages, self.page_block_size, token_bytes(self.layout, self.d_qk)])?;

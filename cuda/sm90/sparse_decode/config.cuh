@@ -10,7 +10,7 @@
 //
 // With Q, shared memory has room for two tiles of K: one is filled while the other is in use.
 //
-// Fetching: two tiles ahead the indices, one tile ahead the scales and the rows, into registers (64 tokens, 42 KB).
+// Fetching: two tiles ahead the indices, then the rows into L2; half a tile ahead the rows into registers.
 #pragma once
 #include "common/matrix.cuh"
 #include <cstdint>
@@ -40,6 +40,7 @@ struct V32 {
     static constexpr int kRowBytes = 656;  // from one token of a page to the next
     static constexpr int kRopeAt = 528;
     static constexpr bool kScalesInRow = true;  // 4 x FP32 behind the FP8 elements
+    static constexpr int kScaleLanes = 2, kScaleWords = 2;
 };
 
 struct V4 {
@@ -48,6 +49,7 @@ struct V4 {
     static constexpr int kRowBytes = 576;
     static constexpr int kRopeAt = 448;
     static constexpr bool kScalesInRow = false;  // 8 x E8M0 a token, behind the rows of the page
+    static constexpr int kScaleLanes = 4, kScaleWords = 1;
 };
 
 // A tile's place in the ring of stages.

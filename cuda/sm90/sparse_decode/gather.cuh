@@ -1,12 +1,16 @@
 // The gather warps: from indices to K tiles in shared memory.
 //
 // Of each group of 16 tokens a warp takes four, a *quad*. Lanes l and l + 16 own the warp's token l of a
-// tile: 4 (l / 4) + l % 4 is its quad and its place therein. They look its row up and hold its scales until
-// it is converted.
+// tile: token l % 4 of quad l / 4. They look its row up, load its scales, and leave both in shared memory for the
+// lanes that copy it.
 //
-// The copies of a quad: each load of FP8 takes 256 columns of two neighbouring tokens, 16 bytes a lane, four lanes
-// in a row for one token, then four for the other: what eight lanes then store at a time lies in eight different
-// 16-byte columns of the swizzled tile, since the rows' numbers differ in the last bit. RoPE: a token every eight lanes.
+// The copies of a quad: each load of FP8 takes 256 columns of two neighbouring tokens (a *pair*), 16 bytes a lane,
+// four lanes in a row for one token, then four for the other: what eight lanes then store at a time lies in eight
+// different 16-byte columns of the swizzled tile, since the rows' numbers differ in the last bit. RoPE: a token every
+// eight lanes.
+//
+// All loads of a tile are issued together and waited for together, since in a loop the compiler counts them all by one
+// scoreboard. Before a tile is converted the next one is looked up, so that its rows come to L2 meanwhile.
 #pragma once
 #include "common/fp8.cuh"
 #include "common/mbarrier.cuh"
@@ -33,43 +37,67 @@ class Tiles {
         piece_.tile_end = tile_ = 0;
     }
 
-    // Goes to the next tile; at the end of the work it says false, and again.
+    // Goes to the next tile; at the end of the work it says false.
     __device__ __forceinline__ bool next(const SparseDecodeParams& p) {
-        ++tile_;
-        while (tile_ >= piece_.tile_end) {
+        at_ += kTokens;
+        if (++tile_ < piece_.tile_end) {
+            if (tile_ == first_tiles_) begin_list(p, true);
+            return true;
+        }
+        do {
             if (!pieces_.next(p, piece_)) {
                 piece_.tile_end = 0;
                 tile_ = 0;
                 return false;
             }
-            tile_ = piece_.tile_begin;
-        }
+        } while (piece_.tile_begin == piece_.tile_end);
+        tile_ = piece_.tile_begin;
+        first_tiles_ = tiles_of(piece_.tokens);
+        begin_list(p, tile_ >= first_tiles_);
         return true;
     }
 
     // Where a token of the tile is to be looked up.
     __device__ __forceinline__ Entry entry(const SparseDecodeParams& p, int token) const {
-        const int tiles = tiles_of(piece_.tokens);
-        Entry entry = {-1, -1, tile_ >= tiles};
-        const int at = (tile_ - (entry.extra ? tiles : 0)) * kTokens + token;
-        if (at >= (entry.extra ? piece_.extra_tokens : piece_.tokens)) return entry;
+        Entry entry = {-1, -1, extra_};
+        const int at = at_ + token;
+        if (at >= tokens_) return entry;
         if (p.block_table != 0) {
             const int page = divide(at, p.page_magic, p.page_shift);
             entry.offset = at - page * p.page_block_size;
-            entry.value = reinterpret_cast<const int*>(
-                p.block_table)[piece_.request * p.block_table_strides[0] + page * p.block_table_strides[1]];
+            entry.value = __ldg(list_ + page * p.block_table_strides[1]);
         } else {
-            const int* list = reinterpret_cast<const int*>(entry.extra ? p.extra_indices : p.indices);
-            const int64_t* strides = entry.extra ? p.extra_indices_strides : p.indices_strides;
-            entry.value = list[piece_.request * strides[0] + piece_.token * strides[1] + at];
+            entry.value = __ldg(list_ + at);
+            // The entries of four tiles later, by two warps 32 each.
+            const int later = at_ + 4 * kTokens + token % 8 / 4 * 32;
+            if (later < tokens_) prefetch_l2_line(list_ + later);
         }
         return entry;
     }
 
   private:
+    __device__ __forceinline__ void begin_list(const SparseDecodeParams& p, bool extra) {
+        extra_ = extra;
+        tokens_ = extra ? piece_.extra_tokens : piece_.tokens;
+        at_ = (tile_ - (extra ? first_tiles_ : 0)) * kTokens;
+        if (p.block_table != 0) {
+            list_ = reinterpret_cast<const int*>(p.block_table) + piece_.request * p.block_table_strides[0];
+        } else if (extra) {
+            list_ = reinterpret_cast<const int*>(p.extra_indices) + piece_.request * p.extra_indices_strides[0] +
+                    piece_.token * p.extra_indices_strides[1];
+        } else {
+            list_ = reinterpret_cast<const int*>(p.indices) + piece_.request * p.indices_strides[0] +
+                    piece_.token * p.indices_strides[1];
+        }
+    }
+
     Pieces pieces_;
     Piece piece_;
-    int tile_;
+    int tile_, first_tiles_;
+    // The list of the tile: where it is, its length, and the tile's first token therein.
+    const int* list_;
+    int tokens_, at_;
+    bool extra_;
 };
 
 template <class Layout>
@@ -81,47 +109,43 @@ class Gather {
         latent_at_ = FLASHMLA_SPARSE_SHARED(shared_, k) + lane_ / 8 * kKTileBytes + swizzle_128b(row, lane_ % 4 * 2);
         rope_at_ = FLASHMLA_SPARSE_SHARED(shared_, k) + Layout::kFp8 / kColumnTile * kKTileBytes +
                    swizzle_128b(warp_ * 4 + lane_ / 8, lane_ % 8);
+        rows_at_ = FLASHMLA_SPARSE_SHARED(shared_, rows) + warp_ * kRowsBytes;
+        scales_at_ = FLASHMLA_SPARSE_SHARED(shared_, scales) + warp_ * kScalesBytes;
     }
 
     __device__ __forceinline__ void run() {
         Tiles tiles(p_, Place(p_));
         const int token = lane_ / 4 % 4 * kGroupTokens + warp_ * 4 + lane_ % 4;
         if (!tiles.next(p_)) return;
-        Rows rows = look_up(tiles.entry(p_, token));
-        bool more = tiles.next(p_);
-        // Loads are issued together, after the rows before were stored, and waited for together: in a loop the
-        // compiler has them all counted by one scoreboard.
-        Entry entry = {};
+        Scales scales = look_up(tiles.entry(p_, token));
+        // Whether there is a tile after this one, and one after that.
+        bool more = tiles.next(p_), more_after = false;
+        Entry entry = {}, entry_after = {};
         if (more) entry = tiles.entry(p_, token);
-        Quad quads[4];
-        load_scales(rows);
-        load<0>(quads[0], rows);
-        load<1>(quads[1], rows);
-        load<2>(quads[2], rows);
-        load<3>(quads[3], rows);
         while (true) {
-            prepare_scales(rows);
-            const bool last = !more;
-            Rows next = no_rows();
-            if (more) {
-                next = look_up(entry);
-                more = tiles.next(p_);
-            }
+            Quad quads[4];
+            if (more) more_after = tiles.next(p_);
+            if (more_after) entry_after = tiles.entry(p_, token);
+            load<0>(quads[0]);
+            load<1>(quads[1]);
+            load<2>(quads[2]);
+            load<3>(quads[3]);
+            load_scales(scales);
+            const bool exact = leave_scales(scales);
+            Scales next = {};
+            if (more) next = look_up(entry);
             mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8, ring_.phase ^ 1);
-            store<0>(quads[0], rows);
-            store<1>(quads[1], rows);
-            store<2>(quads[2], rows);
-            store<3>(quads[3], rows);
-            finish_tile(rows);
-            if (last) break;
+            if (exact) {
+                convert<true>(quads);
+            } else {
+                convert<false>(quads);
+            }
+            finish_tile(scales.valid);
+            if (!more) break;
             ring_.advance();
-            rows = next;
-            if (more) entry = tiles.entry(p_, token);
-            load_scales(rows);
-            load<0>(quads[0], rows);
-            load<1>(quads[1], rows);
-            load<2>(quads[2], rows);
-            load<3>(quads[3], rows);
+            scales = next;
+            entry = entry_after;
+            more = more_after;
         }
     }
 
@@ -129,15 +153,16 @@ class Gather {
     static constexpr bool kV32 = Layout::kScalesInRow;
     // The last FP8 load of V4 is that of three column tiles.
     static constexpr int kLastTiles = Layout::kFp8 / kColumnTile - 4;
+    static constexpr int kRowsBytes = sizeof(Shared<Layout>::rows[0]);
+    static constexpr int kScalesBytes = sizeof(Shared<Layout>::scales[0]);
+    static constexpr int kPairScales = Layout::kScaleWords * 4, kLaneScales = 8 * kPairScales;
 
-    // The rows of the warp's tokens of a tile, each in its owners.
-    struct Rows {
-        const uint8_t* row;
-        const uint8_t* scales_at;  // null: none
-        // V32: of columns 0 and 256 in the lower owner, 128 and 384 in the upper one, FP32, then split. V4: 8 x E8M0.
-        uint32_t scales[2];
-        // By token: whether it exists, and whether its scales need more than exact products.
-        uint32_t valid, inexact;
+    // Of the token that a lane owns.
+    struct Scales {
+        const uint8_t* at;  // null: nothing to load
+        // V32: of columns 0 and 256 in the lower owner, 128 and 384 in the upper one. V4: in the lower owner 8 x E8M0.
+        uint32_t loaded[2];
+        uint32_t valid;  // of all tokens, whether they exist
     };
 
     struct Quad {
@@ -145,12 +170,9 @@ class Gather {
         uint32_t rope[4];
     };
 
-    __device__ __forceinline__ Rows no_rows() const {
-        return {reinterpret_cast<const uint8_t*>(kZeroRow), nullptr, {0, 0}, 0, 0};
-    }
-
-    __device__ __forceinline__ Rows look_up(const Entry& entry) const {
-        Rows rows = no_rows();
+    // Leaves the row's address, and asks for the row to come to L2.
+    __device__ __forceinline__ Scales look_up(const Entry& entry) const {
+        Scales scales = {nullptr, {0, 0}, 0};
         const bool extra = entry.extra;
         const int size = extra ? p_.extra_page_block_size : p_.page_block_size;
         int page = entry.value, offset = entry.offset;
@@ -164,82 +186,113 @@ class Gather {
                           extra ? p_.extra_page_shift : p_.page_shift);
             offset = entry.value - page * size;
         }
+        const uint8_t* row = reinterpret_cast<const uint8_t*>(kZeroRow);
         if (readable) {
             const uint8_t* at = reinterpret_cast<const uint8_t*>(extra ? p_.extra_kv_cache : p_.kv_cache) +
                                 page * (extra ? p_.extra_page_stride : p_.page_stride);
-            rows.row = at + offset * int64_t(Layout::kRowBytes);
-            if constexpr (kV32) {
-                rows.scales_at = rows.row + Layout::kFp8 + lane_ / 16 * 4;
-            } else {
-                rows.scales_at = at + size * int64_t(Layout::kRowBytes) + offset * int64_t(8);
+            row = at + offset * int64_t(Layout::kRowBytes);
+            scales.at = kV32 ? row + Layout::kFp8 + lane_ / 16 * 4
+                             : at + size * int64_t(Layout::kRowBytes) + offset * int64_t(8);
+            // 128 bytes at a time, half of the row by each owner.
+#pragma unroll
+            for (int i = 0; i < 3; ++i) {
+                const int from = i * 128;
+                if (384 + from < Layout::kRowBytes || lane_ < 16) prefetch_l2_line(row + lane_ / 16 * 384 + from);
+            }
+            if (!kV32 && lane_ < 16) prefetch_l2_line(scales.at);
+        }
+        // All lanes have read what lay here.
+        __syncwarp();
+        if (lane_ < 16) store_shared_8(rows_at_ + place_of(lane_) * 8, reinterpret_cast<uint64_t>(row));
+        scales.valid = __ballot_sync(~0u, exists) & 0xffff;
+        __syncwarp();
+        return scales;
+    }
+
+    // Tokens are kept by parity and pair.
+    static __device__ __forceinline__ uint32_t place_of(uint32_t token) { return token % 2 * 8 + token / 2; }
+
+    __device__ __forceinline__ void load_scales(Scales& scales) const {
+        scales.loaded[0] = scales.loaded[1] = 0;
+        if (scales.at == nullptr) return;
+        // Volatile: not before the rows.
+        if constexpr (kV32) {
+            asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(scales.loaded[0]) : "l"(scales.at));
+            asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(scales.loaded[1]) : "l"(scales.at + 8));
+        } else {
+            asm volatile("ld.global.nc.v2.u32 {%0, %1}, [%2];"
+                         : "=r"(scales.loaded[0]), "=r"(scales.loaded[1])
+                         : "l"(scales.at));
+        }
+    }
+
+    // Leaves the scales for those who convert the rows, and says whether all are exact.
+    __device__ __forceinline__ bool leave_scales(const Scales& scales) const {
+        const uint32_t token = lane_ % 16, parity = token % 2, pair = token / 2;
+        const uint32_t to = scales_at_ + parity * (kScalesBytes / 2) + pair * kPairScales;
+        bool exact = true;
+        if constexpr (kV32) {
+            const uint32_t s0 = split_scale(__uint_as_float(scales.loaded[0]));
+            const uint32_t s1 = split_scale(__uint_as_float(scales.loaded[1]));
+            store_shared_8(to + lane_ / 16 * kLaneScales, s0, s1);
+            exact = is_exact(s0 | s1);
+        } else if (lane_ < 16) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const uint32_t low = scale_e8m0(scales.loaded[0] >> (i * 8) & 0xff);
+                const uint32_t high = i < kLastTiles ? scale_e8m0(scales.loaded[1] >> (i * 8) & 0xff) : 0;
+                exact &= ((low | high) & 0x8000) == 0;
+                store_shared(to + i * kLaneScales, low | high << 16);
             }
         }
-        rows.valid = __ballot_sync(~0u, exists) & 0xffff;
-        return rows;
-    }
-
-    __device__ __forceinline__ void load_scales(Rows& rows) const {
-        if (rows.scales_at == nullptr) return;
-        if constexpr (kV32) {
-            rows.scales[0] = __ldg(reinterpret_cast<const uint32_t*>(rows.scales_at));
-            rows.scales[1] = __ldg(reinterpret_cast<const uint32_t*>(rows.scales_at + 8));
-        } else {
-            const uint2 loaded = __ldg(reinterpret_cast<const uint2*>(rows.scales_at));
-            rows.scales[0] = loaded.x;
-            rows.scales[1] = loaded.y;
-        }
-    }
-
-    // When the scales are here.
-    __device__ __forceinline__ void prepare_scales(Rows& rows) const {
-        if constexpr (kV32) {
-#pragma unroll
-            for (int i = 0; i < 2; ++i) rows.scales[i] = split_scale(__uint_as_float(rows.scales[i]));
-            const uint32_t inexact = __ballot_sync(~0u, !is_exact(rows.scales[0] | rows.scales[1]));
-            rows.inexact = inexact | inexact >> 16;
-        } else {
-            bool large = false;
-#pragma unroll
-            for (int i = 0; i < 7; ++i) large |= (rows.scales[i / 4] >> (i % 4 * 8) & 0xff) >= kLargeE8m0;
-            rows.inexact = __ballot_sync(~0u, large);
-        }
+        return __all_sync(~0u, exact);
     }
 
     template <int kQuad>
-    __device__ __forceinline__ void load(Quad& quad, const Rows& rows) const {
+    __device__ __forceinline__ void load(Quad& quad) const {
+        const uint32_t parity = lane_ / 4 % 2;
+        uint64_t rows[2], rope;
+        load_shared_16(rows, rows_at_ + parity * 64 + kQuad * 16);
+        load_shared_8(rope, rows_at_ + lane_ / 8 % 2 * 64 + kQuad * 16 + lane_ / 16 * 8);
 #pragma unroll
         for (int pair = 0; pair < 2; ++pair) {
-            const uint8_t* from = row_of(rows, kQuad * 4 + pair * 2 + lane_ / 4 % 2) + (lane_ / 8 * 4 + lane_ % 4) * 16;
+            const uint64_t from = rows[pair] + (lane_ / 8 * 4 + lane_ % 4) * 16;
             load_16(quad.fp8[pair][0], from);
             load_16(quad.fp8[pair][1], from + 256);
         }
-        load_16(quad.rope, row_of(rows, kQuad * 4 + lane_ / 8) + Layout::kRopeAt + lane_ % 8 * 16);
+        load_16(quad.rope, rope + Layout::kRopeAt + lane_ % 8 * 16);
     }
 
-    __device__ __forceinline__ const uint8_t* row_of(const Rows& rows, int token) const {
-        const uint64_t row = __shfl_sync(~0u, reinterpret_cast<uint64_t>(rows.row), token);
-        return reinterpret_cast<const uint8_t*>(row);
-    }
-
-    template <int kQuad>
-    __device__ __forceinline__ void store(const Quad& quad, const Rows& rows) {
-        if ((rows.inexact >> (kQuad * 4) & 0xf) == 0) {
-            convert<kQuad, true>(quad, rows);
-        } else {
-            convert<kQuad, false>(quad, rows);
-        }
+    template <bool kExact>
+    __device__ __forceinline__ void convert(const Quad (&quads)[4]) const {
+        convert<0, kExact>(quads[0]);
+        convert<1, kExact>(quads[1]);
+        convert<2, kExact>(quads[2]);
+        convert<3, kExact>(quads[3]);
     }
 
     template <int kQuad, bool kExact>
-    __device__ __forceinline__ void convert(const Quad& quad, const Rows& rows) const {
+    __device__ __forceinline__ void convert(const Quad& quad) const {
         const uint32_t to = ring_.stage * kStageRowBytes + kQuad * kGroupTokens * 128;
+        const uint32_t scales = scales_at_ + lane_ / 4 % 2 * (kScalesBytes / 2) +
+                                lane_ / (32 / Layout::kScaleLanes) * kLaneScales + kQuad * 2 * kPairScales;
 #pragma unroll
         for (int pair = 0; pair < 2; ++pair) {
             const uint32_t at = latent_at_ + to;
+            Scale scale[2];
+            if constexpr (kV32) {
+                uint32_t split[2];
+                load_shared_8(split, scales + pair * kPairScales);
+                for (int half = 0; half < 2; ++half) scale[half] = kExact ? Scale::exact(split[half]) : Scale::any(split[half]);
+            } else {
+                const uint32_t two = load_shared(scales + pair * kPairScales);
+                scale[0] = kExact ? Scale::exact_e8m0<false>(two) : Scale::any_e8m0<false>(two);
+                scale[1] = kExact ? Scale::exact_e8m0<true>(two) : Scale::any_e8m0<true>(two);
+            }
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 uint32_t out[8];
-                dequantise_16<kExact>(quad.fp8[pair][half], scale<kExact>(rows, kQuad * 4 + pair * 2, half), out);
+                dequantise_16<kExact>(quad.fp8[pair][half], scale[half], out);
                 if (half == 0 || kLastTiles == 4 || lane_ / 8 < kLastTiles) {
                     const uint32_t offset = half * 4 * kKTileBytes + pair * 2 * 128;
                     store_shared_16((at ^ (pair * 32)) + offset, out[0], out[1], out[2], out[3]);
@@ -250,31 +303,17 @@ class Gather {
         store_shared_16(rope_at_ + to, quad.rope[0], quad.rope[1], quad.rope[2], quad.rope[3]);
     }
 
-    // The scale of this lane's columns of a pair of tokens.
-    template <bool kExact>
-    __device__ __forceinline__ Scale scale(const Rows& rows, int token, int half) const {
-        token += lane_ / 4 % 2;
-        if constexpr (kV32) {
-            const uint32_t split = __shfl_sync(~0u, rows.scales[half], token + lane_ / 16 * 16);
-            return kExact ? Scale::exact(split) : Scale::any(split);
-        } else {
-            const uint32_t four = __shfl_sync(~0u, rows.scales[half], token);
-            const uint32_t e = four >> (lane_ / 8 * 8) & 0xff;
-            return kExact ? Scale::exact_e8m0(e) : Scale::any_e8m0(e);
-        }
-    }
-
-    __device__ __forceinline__ void finish_tile(const Rows& rows) {
+    __device__ __forceinline__ void finish_tile(uint32_t valid) {
         fence_proxy_async();
         __syncwarp();
         if (lane_ == 0) {
-            store_shared_u16(FLASHMLA_SPARSE_SHARED(shared_, valid) + ring_.stage * 8 + warp_ * 2, rows.valid);
+            store_shared_u16(FLASHMLA_SPARSE_SHARED(shared_, valid) + ring_.stage * 8 + warp_ * 2, valid);
             mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8);
         }
         __syncwarp();
     }
 
-    static __device__ __forceinline__ void load_16(uint32_t (&to)[4], const uint8_t* from) {
+    static __device__ __forceinline__ void load_16(uint32_t (&to)[4], uint64_t from) {
         asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
                      : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                      : "l"(from));
@@ -283,7 +322,7 @@ class Gather {
     const SparseDecodeParams& p_;
     const uint32_t shared_;
     const uint32_t lane_, warp_;
-    uint32_t latent_at_, rope_at_;
+    uint32_t latent_at_, rope_at_, rows_at_, scales_at_;
     Ring ring_;
 };
 

@@ -38,6 +38,9 @@ __device__ __forceinline__ void run(const TensorMap* q, const SparseDecodeParams
     }
     __syncthreads();
     grid_dependency_wait();
+#ifdef PDL
+    grid_dependency_launch();
+#endif
 
     const int role = __shfl_sync(~0u, threadIdx.x / 128, 0);
     if (role == 0) {

@@ -27,6 +27,7 @@ class Left {
         const uint32_t p_row = warp * 16 + (matrix & 1) * 8 + lane_ % 8;
         p_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, p) + swizzle_128b(p_row, matrix >> 1));
         rescale_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, rescale) + row_of_thread(0) * 4);
+        rescales_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, rescales) + warp * 4);
     }
 
     __device__ __forceinline__ void run() {
@@ -53,7 +54,6 @@ class Left {
                     mask();
                     raise_references();
                     weights();
-                    store_p();
                     product(acc);
                 }
             } else if (more) {
@@ -117,8 +117,7 @@ class Left {
             store_shared(rescale_at_, rescale_[0]);
             store_shared(rescale_at_ + 8 * 4, rescale_[1]);
         }
-        if (lane_ == 0)
-            store_shared(FLASHMLA_SPARSE_SHARED(shared_, rescales) + threadIdx.x / 32 % 4 * 4, uint32_t(raised_));
+        if (lane_ == 0) store_shared(rescales_at_, uint32_t(raised_));
 #pragma unroll
         for (int i = 0; i < 4; ++i) stmatrix_x4(p_at_ ^ (i * 32), packed_[i][0], packed_[i][1], packed_[i][2], packed_[i][3]);
         fence_proxy_async();
@@ -126,7 +125,8 @@ class Left {
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, p_full));
     }
 
-    // P V of the left columns.
+    // P V of the left columns. P goes to the right warpgroup after these products were issued: the next scores wait
+    // for them.
     __device__ __forceinline__ void product(float (&acc)[128]) {
         if (raised_) {
 #pragma unroll
@@ -139,6 +139,8 @@ class Left {
 #pragma unroll
         for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_rv_bf16(acc, packed_[i], v + i * (16 * 128 >> 4), 1);
         wgmma_commit();
+        // Meanwhile.
+        store_p();
         wgmma_wait<0>();
         pin(acc);
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8);
@@ -245,7 +247,8 @@ class Left {
     const TensorMap* q_map_;
     const uint32_t shared_, lane_;
     const Place place_;
-    uint32_t p_at_, rescale_at_;  // where this thread stores the first of its matrices of P, and its factors
+    // Where this thread stores the first of its matrices of P, its factors, and whether its warp has any.
+    uint32_t p_at_, rescale_at_, rescales_at_;
     Ring ring_;
     uint32_t p_phase_ = 0, q_phase_ = 0, q_issued_ = 0, final_phase_ = 0;
     float score_[32];

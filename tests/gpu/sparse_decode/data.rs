@@ -262,6 +262,21 @@ impl Cache {
         }
     }
 
+    /// Fills anew what the indices name now.
+    pub fn refill(&mut self, spec: &Spec) {
+        let mut named = vec![false; self.tokens() as usize];
+        for (i, t) in (0..spec.b).flat_map(|i| (0..spec.s_q).map(move |t| (i, t))) {
+            for j in 0..self.counted(i, t) {
+                let token = self.indices[self.indices_place.at([i, t, j])];
+                if let Some(named) = usize::try_from(token).ok().and_then(|token| named.get_mut(token)) {
+                    *named = true;
+                }
+            }
+        }
+        self.bytes.fill(POISON as u8);
+        self.fill_tokens(spec, &mut Random::new(spec.seed), &named);
+    }
+
     /// How many indices of a query token count.
     pub fn counted(&self, i: i64, t: i64) -> i64 {
         match self.lengths.is_empty() {

@@ -20,6 +20,7 @@ macro_rules! sparse_or_skip {
 
 // The tests, by topic.
 mod accuracy;
+mod dense;
 mod determinism;
 mod golden;
 mod graphs;

@@ -1,0 +1,198 @@
+//! Sparse decode, and dense decode over FP8 pages: what plan and run launch, and every byte of the parameters.
+
+use super::api::*;
+use super::control::{Fake, Launch, TensorMap};
+use super::process::{alone, Driver};
+use flashmla::capi::sparse_decode::*;
+use flashmla::capi::types::*;
+use flashmla::gpu::params::*;
+use std::ffi::c_void;
+
+const INDICES: u64 = 0x7f90_0000_0004;
+const TOPK_LENGTH: u64 = 0x7fa0_0000_0004;
+const EXTRA_CACHE: u64 = 0x7fb0_0000_0000;
+const EXTRA_INDICES: u64 = 0x7fc0_0000_0004;
+const EXTRA_LENGTH: u64 = 0x7fd0_0000_0004;
+const SINK: u64 = 0x7fe0_0000_0004;
+
+struct Call {
+    params: flashmla_sparse_decode_params_t,
+    plan: flashmla_plan_t,
+}
+
+fn input(address: u64) -> flashmla_const_tensor_t {
+    flashmla_const_tensor_t { data: address as *const c_void, strides: [0; 4] }
+}
+
+impl Call {
+    /// V32, 2048 indices into 1000 pages of 64, without lengths, sinks and a second cache; contiguous.
+    fn new(b: i64, s_q: i64, h_q: i64) -> Call {
+        // SAFETY: plain data, for which all 0 is a value.
+        let mut params: flashmla_sparse_decode_params_t = unsafe { std::mem::zeroed() };
+        params.struct_size = size_of_val(&params);
+        params.layout = FLASHMLA_LAYOUT_V32;
+        (params.b, params.s_q, params.h_q, params.d_qk) = (b, s_q, h_q, 576);
+        (params.num_blocks, params.page_block_size, params.topk) = (1000, 64, 2048);
+        params.q = input(Q);
+        params.kv_cache = input(KV_CACHE);
+        params.indices = input(INDICES);
+        params.out = flashmla_tensor_t { data: OUT as *mut c_void, strides: [0; 4] };
+        params.lse = flashmla_tensor_t { data: LSE as *mut c_void, strides: [0; 4] };
+        params.workspace = WORKSPACE as *mut c_void;
+        params.workspace_size = 1 << 40;
+        let plan = flashmla_plan_t {
+            struct_size: size_of::<flashmla_plan_t>(),
+            data: PLAN as *mut c_void,
+            size: 1 << 40,
+            fingerprint: 0,
+        };
+        Call { params, plan }
+    }
+
+    fn run(&mut self, context: &Context) -> Outcome {
+        self.params.plan = &mut self.plan;
+        // SAFETY: a context and a struct of the size it says; the driver runs nothing.
+        unsafe {
+            outcome(flashmla_sparse_decode_plan(context.raw(), &self.params, std::ptr::null_mut()))?;
+            outcome(flashmla_sparse_decode(context.raw(), &self.params, std::ptr::null_mut()))
+        }
+    }
+}
+
+fn launched(fake: &Fake, context: &Context, mut call: Call) -> Vec<Launch> {
+    fake.forget();
+    call.run(context).unwrap();
+    fake.launches()
+}
+
+#[test]
+fn launches_of_sparse_decode() {
+    alone(Driver::Whole, &[], || {
+        use_fake_kernels();
+        let fake = Fake::open();
+        let context = Context::create(0).unwrap();
+
+        let [plan, decode, combine] = launched(&fake, &context, Call::new(64, 2, 128))[..] else { panic!("not three") };
+        // 132 multiprocessors, two row blocks.
+        let requests = PLAN + 768;
+        assert_eq!((plan.kernel(), plan.grid, plan.block), ("flashmla_plan", [1, 1, 1], [1024, 1, 1]));
+        assert_eq!(
+            plan.parameter::<PlanParams>(0),
+            PlanParams {
+                borders: PLAN,
+                requests,
+                b: 128,
+                partitions: 66,
+                max_tokens: 2048,
+                tokens: 2,
+                ..Default::default()
+            }
+        );
+        assert_eq!((decode.kernel(), decode.grid), (SPARSE_KERNELS[0], [132, 1, 1]));
+        assert_eq!((decode.shared_bytes, decode.overlaps), (232448, 1));
+        let q: TensorMap = decode.parameter(0);
+        assert_eq!((q.address, q.sizes), (Q, [64, 128, 9, 2, 64]));
+        let p: SparseDecodeParams = decode.parameter(128);
+        assert_eq!(decode.parameter_bytes(), 128 + size_of::<SparseDecodeParams>());
+        assert_eq!((p.q, p.q_strides), (Q, [2 * 128 * 576, 128 * 576, 576]));
+        assert_eq!((p.kv_cache, p.page_stride), (KV_CACHE, 64 * 656));
+        assert_eq!((p.indices, p.indices_strides), (INDICES, [4096, 2048]));
+        assert_eq!((p.lens, p.extra_lens, p.attn_sink, p.block_table, p.requests), (0, 0, 0, 0, 0));
+        assert_eq!((p.max_tokens, p.extra_max_tokens, p.index_limit, p.extra_index_limit), (2048, 0, 64_000, 0));
+        assert_eq!((p.units, p.tokens, p.h_q, p.row_blocks, p.partitions), (128, 2, 128, 2, 66));
+        assert_eq!((p.out_strides, p.lse_strides), ([2 * 128 * 512, 128 * 512, 512], [256, 2, 1]));
+        assert_eq!((p.num_blocks, p.page_block_size, p.causal, p.lse_empty_pos_inf), (1000, 64, 0, 0));
+        // 65 slots behind cuts and 65 first pieces.
+        assert_eq!((p.slots, p.split_out), (130, WORKSPACE));
+        assert_eq!(p.split_lse, WORKSPACE + 130 * 128 * 512 * 4);
+        assert_eq!((p.borders, p.scale_log2), (PLAN, (1.0 / 24.0 * std::f64::consts::LOG2_E) as f32));
+
+        assert_eq!((combine.kernel(), combine.grid), ("flashmla_combine_bf16", [65 * 16, 1, 1]));
+        let c: CombineParams = combine.parameter(0);
+        assert_eq!((c.b, c.h_kv, c.group, c.rows, c.tokens), (128, 1, 128, 128, 2));
+        assert_eq!((c.max_tokens, c.extra_max_tokens, c.requests, c.slots), (2048, 0, requests, 130));
+        assert_eq!((c.out_strides, c.lse_strides), (p.out_strides, p.lse_strides));
+
+        // Everything that may be left out, and V4.
+        let mut call = Call::new(3, 2, 5);
+        let s = &mut call.params;
+        (s.layout, s.d_qk, s.flags) = (FLASHMLA_LAYOUT_V4, 512, FLASHMLA_FLAG_BATCH_INVARIANT | 2);
+        (s.extra_num_blocks, s.extra_page_block_size, s.extra_topk) = (7, 2, 100);
+        s.topk_length = flashmla_const_tensor_t { strides: [1, 0, 0, 0], ..input(TOPK_LENGTH) };
+        s.extra_kv_cache = flashmla_const_tensor_t { strides: [1728, 1, 0, 0], ..input(EXTRA_CACHE) };
+        s.extra_indices = input(EXTRA_INDICES);
+        s.extra_topk_length = input(EXTRA_LENGTH);
+        s.attn_sink = flashmla_const_tensor_t { strides: [3, 0, 0, 0], ..input(SINK) };
+        s.lse.data = std::ptr::null_mut();
+        let [plan, decode, combine] = launched(&fake, &context, call)[..] else { panic!("not three") };
+        let p: PlanParams = plan.parameter(0);
+        assert_eq!((p.lens, p.lens_strides, p.max_tokens), (TOPK_LENGTH, [1, 0], 2048));
+        assert_eq!((p.extra_lens, p.extra_lens_strides, p.extra_max_tokens), (EXTRA_LENGTH, [2, 1], 100));
+        assert_eq!((p.b, p.tokens, p.batch_invariant, p.partitions), (6, 2, 1, 132));
+        assert_eq!(decode.kernel(), SPARSE_KERNELS[1]);
+        let d: SparseDecodeParams = decode.parameter(128);
+        assert_eq!((d.extra_kv_cache, d.extra_page_stride), (EXTRA_CACHE, 1728));
+        assert_eq!((d.extra_indices, d.extra_indices_strides, d.extra_index_limit), (EXTRA_INDICES, [200, 100], 14));
+        assert_eq!((d.attn_sink, d.attn_sink_stride, d.lse, d.lse_empty_pos_inf), (SINK, 3, 0, 1));
+        assert_eq!((d.lens, d.extra_lens, d.extra_page_block_size), (TOPK_LENGTH, EXTRA_LENGTH, 2));
+        // Two pieces of at most 34 tiles.
+        assert_eq!((d.requests, d.slots), (p.requests, 12));
+        let c: CombineParams = combine.parameter(0);
+        assert_eq!((combine.grid, c.batch_invariant), ([6, 1, 1], 1));
+        assert_eq!((c.lens, c.extra_lens, c.attn_sink, c.attn_sink_stride), (TOPK_LENGTH, EXTRA_LENGTH, SINK, 3));
+    });
+}
+
+/// Two kernels where nothing is split, and none where there is nothing to do.
+#[test]
+fn no_more_launches_than_needed() {
+    alone(Driver::Whole, &[], || {
+        use_fake_kernels();
+        let fake = Fake::open();
+        let context = Context::create(0).unwrap();
+        let mut call = Call::new(64, 1, 64);
+        call.params.topk = 192;
+        call.params.workspace = std::ptr::null_mut();
+        call.params.workspace_size = 0;
+        assert_eq!(launched(&fake, &context, call).len(), 2, "three tiles are not split");
+        for (b, s_q) in [(0, 2), (2, 0)] {
+            assert!(launched(&fake, &context, Call::new(b, s_q, 64)).is_empty());
+        }
+        // One call of the driver for the map and one for each launch, beside those for the context.
+        let mut call = Call::new(4, 1, 64);
+        call.run(&context).unwrap();
+        fake.forget();
+        call.run(&context).unwrap();
+        assert_eq!((fake.count("cuLaunchKernelEx"), fake.count("cuTensorMapEncodeTiled")), (3, 1));
+        assert!(fake.calls().iter().all(|name| !name.contains("Alloc") && !name.contains("Synchronize")));
+    });
+}
+
+/// Dense decode over FP8 pages takes the same way, through the block table.
+#[test]
+fn launches_of_dense_decode_over_fp8_pages() {
+    alone(Driver::Whole, &[], || {
+        use_fake_kernels();
+        let fake = Fake::open();
+        let context = Context::create(0).unwrap();
+        let mut problem = DenseDecode::new(5, 3, 16).with(|p| {
+            p.kv_layout = FLASHMLA_LAYOUT_V32;
+            p.flags = FLASHMLA_FLAG_CAUSAL;
+            p.kv_cache.strides = [50_000, 1, 0, 0];
+        });
+        assert_eq!(text(&problem.kernel_info(&context).name), SPARSE_KERNELS[0]);
+        problem.plan(&context, 0).unwrap();
+        problem.run(&context, 0).unwrap();
+        let [plan, decode, combine] = fake.launches()[..] else { panic!("not three launches") };
+        let p: PlanParams = plan.parameter(0);
+        assert_eq!((p.lens, p.lens_strides, p.max_tokens, p.causal), (CACHE_SEQLENS, [1, 0], 4096, 1));
+        assert_eq!((p.b, p.tokens, p.extra_max_tokens, p.partitions), (15, 3, 0, 132));
+        let d: SparseDecodeParams = decode.parameter(128);
+        assert_eq!(decode.kernel(), SPARSE_KERNELS[0]);
+        assert_eq!((d.block_table, d.block_table_strides, d.indices), (BLOCK_TABLE, [64, 1], 0));
+        assert_eq!((d.kv_cache, d.page_stride, d.num_blocks, d.causal), (KV_CACHE, 50_000, 1000, 1));
+        assert_eq!((d.lens, d.units, d.tokens, d.slots), (CACHE_SEQLENS, 15, 3, 131 + 15));
+        let c: CombineParams = combine.parameter(0);
+        assert_eq!((c.b, c.rows, c.tokens, c.causal, c.lens), (15, 16, 3, 1, CACHE_SEQLENS));
+    });
+}
