@@ -11,7 +11,7 @@ use super::GpuDevice;
 use crate::problem::dense_decode::{DenseDecode, Dtype, Shape, D_V};
 use crate::problem::layout::Layout;
 use crate::problem::tensor::Tensor;
-use crate::schedule::{Grid, BLOCK_ROWS, TILE_TOKENS};
+use crate::schedule::{Grid, Work, BLOCK_ROWS, TILE_TOKENS};
 use crate::status::Result;
 use crate::workspace::{PlanLayout, SplitLayout};
 use std::ffi::{c_void, CStr};
@@ -226,16 +226,19 @@ fn thread_blocks(shape: &Shape, grid: &Grid) -> i64 {
     grid.row_blocks * shape.h_kv * grid.partitions
 }
 
-/// The blocks that follow where requests can be split: those that combine, one for each item that there can be
-/// (any/combine.cuh) or each multiprocessor, and one that ends the rendezvous.
+/// The blocks that follow where requests can be split: those that combine, and one that ends the rendezvous.
 fn combining_blocks(shape: &Shape, grid: &Grid, split: &SplitLayout) -> i64 {
-    if split.slots == 0 {
-        return 0;
+    match split.slots {
+        0 => 0,
+        _ => combine_blocks(shape.into(), grid.partitions, grid.multiprocessors, shape.h_kv * shape.rows()) + 1,
     }
-    let most_splits = if shape.batch_invariant { shape.b } else { shape.b.min(grid.partitions - 1) };
-    let rows = shape.h_kv * shape.rows();
+}
+
+/// Blocks that combine the rows of split requests: no more than items that there can be (any/combine.cuh).
+pub(super) fn combine_blocks(work: Work, partitions: i64, multiprocessors: i64, rows: i64) -> i64 {
+    let most_splits = if work.batch_invariant { work.requests } else { work.requests.min(partitions - 1) };
     let items = rows * if rows < COMBINE_FEW_ROWS { 4 } else { 1 };
-    grid.multiprocessors.min(most_splits * items) + 1
+    multiprocessors.min(most_splits * items)
 }
 
 /// Strides of request, token and head.

@@ -1,6 +1,7 @@
 //! Decode over FP8 pages on the GPU, sparse, and dense through a block table: the plan, then the attention of
 //! every piece of work, then the combination of the query tokens that were split.
 
+use super::dense_decode::combine_blocks;
 use super::driver::Handle;
 use super::launch::Launch;
 use super::library::Loader;
@@ -11,7 +12,7 @@ use crate::problem::dense_decode::{self as dense, DenseDecode, Dtype};
 use crate::problem::layout::Layout;
 use crate::problem::sparse_decode::{Cache, Shape, SparseDecode};
 use crate::problem::tensor::Tensor;
-use crate::schedule::{ceil_div, Grid, Work, BLOCK_ROWS};
+use crate::schedule::{Grid, Work, BLOCK_ROWS};
 use crate::status::Result;
 use crate::workspace::{self, PlanLayout, SplitLayout};
 use std::ffi::{c_void, CStr};
@@ -21,8 +22,6 @@ use std::ptr;
 const PLAN_THREADS: u32 = 1024;
 const DECODE_THREADS: u32 = 384;
 const COMBINE_THREADS: u32 = 256;
-/// A warp combines one row.
-const COMBINE_ROWS: i64 = COMBINE_THREADS as i64 / 32;
 /// Dynamic shared memory of the attention kernels: all that a block can have.
 const SM90_SMEM_BYTES: u32 = 232448;
 
@@ -193,12 +192,11 @@ impl GpuDevice {
             if params.slots == 0 {
                 return Ok(());
             }
-            let units = if work.batch_invariant { work.requests } else { params.partitions as i64 - 1 };
+            let (partitions, rows) = (params.partitions as i64, params.h_q as i64);
             let launch = Launch {
                 // Of BF16.
                 kernel: self.dense_decode.combine[0],
-                // Batch-invariant: no more than the query rows of the batch; otherwise few rows where there are cuts.
-                grid: (units * ceil_div(params.h_q as i64, COMBINE_ROWS)) as u32,
+                grid: combine_blocks(work, partitions, self.multiprocessors(), rows) as u32,
                 block: COMBINE_THREADS,
                 cluster: 1,
                 shared_bytes: 0,

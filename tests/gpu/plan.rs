@@ -29,7 +29,6 @@ impl Batch {
     fn shape(&self) -> Shape {
         Shape {
             dtype: Dtype::Bf16,
-            layout: Layout::Plain,
             causal: false,
             lse_empty_pos_inf: false,
             batch_invariant: self.invariant,
