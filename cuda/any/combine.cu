@@ -10,10 +10,12 @@ constexpr int kWarps = 8;
 
 template <class T>
 __device__ __forceinline__ void combine(const CombineParams& p) {
-    using Combination = Combine<T, kWarps, CombineParams>;
+    // All pieces are there when the kernel before this one is done.
+    const auto ready = [](const SplitPlan&) {};
+    using Combination = Combine<T, kWarps, CombineParams, decltype(ready)>;
     __shared__ float4 scratch[Combination::kScratchBytes / sizeof(float4)];
     grid_dependency_wait();
-    Combination(p, scratch).run(blockIdx.x, gridDim.x);
+    Combination(p, scratch, ready).run(blockIdx.x, gridDim.x);
 }
 
 }  // namespace

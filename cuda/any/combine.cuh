@@ -34,15 +34,15 @@ __device__ __forceinline__ float sink_weight(const CombineParams& p, int64_t hea
 }
 __device__ __forceinline__ float sink_weight(const DenseDecodeParams&, int64_t, float) { return 0.f; }
 
-// `Params` is that of any kernel that writes pieces.
-template <class T, int kWarps, class Params>
+// `Params` is that of any kernel that writes pieces; `ready(split)`, by all threads, waits until those of a request are there.
+template <class T, int kWarps, class Params, class Ready>
 class Combine {
   public:
     // Scratch: the sums of all warps but the first of each part.
     static constexpr int kScratchBytes = kWarps * 128 * 4;
 
-    __device__ __forceinline__ Combine(const Params& p, float4* scratch)
-        : p_(p), scratch_(scratch), rows_(p.h_kv * p.rows), lane_(threadIdx.x % 32),
+    __device__ __forceinline__ Combine(const Params& p, float4* scratch, Ready& ready)
+        : p_(p), scratch_(scratch), ready_(ready), rows_(p.h_kv * p.rows), lane_(threadIdx.x % 32),
           warp_(threadIdx.x / 32) {}
 
     // Every `blocks`-th item from number `block` on.
@@ -92,6 +92,7 @@ class Combine {
 
     __device__ __forceinline__ void compute(const SplitPlan& split, int item) {
         const bool alone = few(split.pieces), quarter = rows_ < kCombineFewRows;
+        ready_(split);
         const int row = alone ? item * kWarps + warp_ : quarter ? item / 4 : item;
         if (row >= rows_) return;
         if (alone) {
@@ -251,6 +252,7 @@ class Combine {
 
     const Params& p_;
     float4* scratch_;
+    Ready& ready_;
     const int rows_, lane_, warp_;
 };
 

@@ -55,24 +55,29 @@ class Rendezvous {
     // By one thread, after a barrier of those whose writes it vouches for.
     __device__ __forceinline__ void tell() { store_release(words_ + 1 + blockIdx.x, call_ + count_); }
 
-    // By a whole warp: blocks `first`, `first + step` ... below `end`.
-    __device__ __forceinline__ void wait(int first, int end, int step) const {
+    // Whether blocks `first`, `first + step` ... below `end` have told. By a whole warp, and few: each question takes
+    // bandwidth from the blocks that are asked about.
+    __device__ __forceinline__ bool there(int first, int end, int step) const {
         // Several words of a lane at once: one after the other they would take as many times the latency of memory.
         constexpr int kAtOnce = 5;
+        bool mine = true;
 #pragma unroll 1
         for (int base = first + threadIdx.x % 32 * step; base < end; base += 32 * kAtOnce * step) {
-            bool there;
-            do {
-                there = true;
 #pragma unroll
-                for (int i = 0; i < kAtOnce; ++i) {
-                    const int block = base + 32 * i * step;
-                    if (block < end) there &= load_relaxed(words_ + 1 + block) == call_ + count_;
-                }
-            } while (!there);
+            for (int i = 0; i < kAtOnce; ++i) {
+                const int block = base + 32 * i * step;
+                if (block < end) mine &= load_relaxed(words_ + 1 + block) == call_ + count_;
+            }
         }
-        asm volatile("fence.acq_rel.gpu;" ::: "memory");
+        const bool all = __all_sync(~0u, mine);
+        // What they wrote before may be read now.
+        if (all) asm volatile("fence.acq_rel.gpu;" ::: "memory");
         __syncwarp();
+        return all;
+    }
+
+    __device__ __forceinline__ void wait(int first, int end, int step) const {
+        while (!there(first, end, step)) __nanosleep(64);
     }
 
     // By a warp of the last block.

@@ -46,9 +46,23 @@ __device__ __forceinline__ void combine_pieces(const DenseDecodeParams& p, Rende
         return;
     }
     if (threadIdx.x == 0) rendezvous.tell();
-    // For all, not for the pieces at hand: asking costs more than the blocks' ends lie apart.
-    rendezvous.wait(0, first_block, 1);
-    Combine<T, kThreads / 32, DenseDecodeParams>(p, reinterpret_cast<float4*>(dynamic)).run(block, blocks);
+    bool all_there = false;
+    auto ready = [&](const SplitPlan& split) {
+        if (all_there) return;
+        bool all = false;
+        if (threadIdx.x < 32) {
+            all = rendezvous.there(0, first_block, 1);
+            // The pieces of a default plan lie in as many partitions, of which the second piece's slot tells the first.
+            // (A plan for other lengths may tell anything; who is waited for exists all the same, and comes.)
+            const int step = p.h_kv * p.row_blocks;
+            const int first = p.requests != 0 ? 0 : min(split.rest_slot, p.partitions) * step;
+            const int end = p.requests != 0 ? first_block : first + min(split.pieces, p.partitions - first / step) * step;
+            if (!all) rendezvous.wait(first, end, 1);
+        }
+        all_there = __syncthreads_or(all);
+    };
+    Combine<T, kThreads / 32, DenseDecodeParams, decltype(ready)>(p, reinterpret_cast<float4*>(dynamic), ready)
+        .run(block, blocks);
 }
 
 template <class T, int kHeadDim>
