@@ -24,7 +24,7 @@ __device__ __forceinline__ void tma_load_5d(uint32_t to, const TensorMap* map, u
         : "memory");
 }
 
-// The same under a policy of l2_policy().
+// The same under a policy for L2.
 __device__ __forceinline__ void tma_load_5d(uint32_t to, const TensorMap* map, uint32_t barrier, int x0, int x1,
                                             int x2, int x3, int x4, uint64_t policy) {
     asm volatile(
@@ -34,12 +34,11 @@ __device__ __forceinline__ void tma_load_5d(uint32_t to, const TensorMap* map, u
         : "memory");
 }
 
-// How L2 keeps what is read: as usual, or as what makes room first.
-__device__ __forceinline__ uint64_t l2_policy(bool evict_first) {
-    uint64_t first, normal;
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));
-    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(normal));
-    return evict_first ? first : normal;
+// Policy: what is read makes room first.
+__device__ __forceinline__ uint64_t l2_evict_first() {
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
 }
 
 // Brings a box into L2, for a copy to come.
