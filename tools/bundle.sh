@@ -11,13 +11,17 @@ mkdir -p "$bundle"/{lib,include,bin,golden,cases}
 cargo build --release --example bench --example replay
 cp "$target"/release/examples/{bench,replay} "$bundle/bin/"
 # Cargo says in JSON where it put the test program.
-tests=$(cargo test --release --test gpu --no-run --message-format=json |
-    sed -n 's/.*"name":"gpu".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
-cp "$tests" "$bundle/bin/gpu_tests"
+gpu_tests() {
+    cargo test --release --test gpu --no-run --message-format=json |
+        sed -n 's/.*"name":"gpu".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+}
+cp "$(gpu_tests)" "$bundle/bin/gpu_tests"
+# With kernels that compute-sanitizer's racecheck understands (build.rs).
+cp "$(CARGO_TARGET_DIR=$target/racecheck FLASHMLA_RACECHECK=1 gpu_tests)" "$bundle/bin/gpu_tests_racecheck"
 tools/examples.sh build "$bundle/bin" >/dev/null
 cp "$target/release/libflashmla.so" "$bundle/lib/libflashmla.so.0"
 ln -s libflashmla.so.0 "$bundle/lib/libflashmla.so"
-strip "$bundle"/bin/{bench,replay,gpu_tests} "$bundle/lib/libflashmla.so.0"
+strip "$bundle"/bin/{bench,replay,gpu_tests,gpu_tests_racecheck} "$bundle/lib/libflashmla.so.0"
 cp include/flashmla.h "$bundle/include/"
 cp tests/golden/*.safetensors "$bundle/golden/"
 cp tests/cases/*.jsonl "$bundle/cases/"

@@ -15,7 +15,9 @@ sanitize)
     status=0
     for tool in memcheck racecheck initcheck synccheck; do
         echo "== compute-sanitizer --tool $tool"
-        compute-sanitizer --tool "$tool" --error-exitcode 9 "$here/bin/gpu_tests" --test-threads=1 sanitize_ || status=1
+        tests=$here/bin/gpu_tests
+        [ $tool = racecheck ] && tests=${tests}_racecheck
+        compute-sanitizer --tool "$tool" --error-exitcode 9 "$tests" --test-threads=1 sanitize_ || status=1
     done
     exit $status
     ;;

@@ -34,6 +34,19 @@ __device__ __forceinline__ void mbarrier_arrive_expect_tx(uint32_t barrier, uint
                  : "memory");
 }
 
+// Lanes that arrive for a warp: after __syncwarp the arrival of one orders what all of them did. That is what the memory
+// model says; racecheck credits the arriving lane alone, so that a build for it lets every lane arrive (build.rs).
+#ifdef FLASHMLA_RACECHECK
+constexpr int kArrivalsOfWarp = 32;
+#else
+constexpr int kArrivalsOfWarp = 1;
+#endif
+
+// Arrives for the warp, once for each of kArrivalsOfWarp times `count` arrivals.
+__device__ __forceinline__ void mbarrier_arrive_warp(uint32_t barrier, uint32_t lane, uint32_t count = 1) {
+    if (kArrivalsOfWarp > 1 || lane == 0) mbarrier_arrive(barrier, count);
+}
+
 // Waits until the phase of the given parity has completed.
 __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity) {
     asm volatile(
@@ -54,6 +67,21 @@ __device__ __forceinline__ bool mbarrier_test(uint32_t barrier, uint32_t parity)
         "{\n"
         ".reg .pred p;\n"
         "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n"
+        "}\n"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    return done;
+}
+
+// The same, after waiting for a while if it has not.
+__device__ __forceinline__ bool mbarrier_try(uint32_t barrier, uint32_t parity) {
+    uint32_t done;
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
         "selp.u32 %0, 1, 0, p;\n"
         "}\n"
         : "=r"(done)

@@ -21,8 +21,8 @@
 //   output        | waits                   | P(i) V(i)      | waits                       | P(i + 1) V(i + 1)
 //   matrix units  | Q K(i + 1)              | P(i) V(i)      | Q K(i + 2)                  | P(i + 1) V(i + 1)
 //
-// P(i) stays in registers until P(i - 1) V(i - 1) is done, and is given away just before the products with
-// K(i + 1) end: products of 256 columns take the matrix units from those of 64.
+// P(i) stays in registers until P(i - 1) V(i - 1) is done, is stored while products with K(i + 1) are queued, and given
+// away before the last of them: products of 256 columns take the matrix units from those of 64, but need time to begin.
 //
 // Thread blocks with other rows of a request run side by side and ask for the same tiles at about the same
 // time; the hardware merges such requests on the way to L2. (Sharing by multicast in clusters moves more bytes
@@ -44,8 +44,11 @@ constexpr int kColumnTiles = kLatent / kColumnTile;
 constexpr int kRegisterTiles = 7;
 constexpr int kTileBytes = kTokens * kColumnTile * 2;
 constexpr int kStageBytes = kColumnTiles * kTileBytes;
-// Of the products with K(i + 1), each of 16 columns, this many are still to do when P(i) is given away: what
-// the output warps need to begin takes as long.
+// Of the products with K(i + 1), each of 16 columns, as many are issued before P(i) is stored as the hardware queues:
+// it holds seven, then it blocks the warp.
+constexpr int kStepsBeforeP = 6;
+// When P(i) is given away this many are still to be issued: what the output warps need to begin takes longer than the
+// seven in the queue.
 constexpr int kStepsAfterP = 8;
 // The column tiles of a stage arrive on two barriers, so that products begin before all came.
 constexpr int kBarriersPerStage = 2;

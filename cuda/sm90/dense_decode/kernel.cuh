@@ -16,7 +16,7 @@ namespace flashmla::sm90::dense_decode {
 
 __device__ __forceinline__ void init_barriers(Shared& s) {
     const auto init = [](uint64_t& barrier, int arrivals) { mbarrier_init(smem_address(&barrier), arrivals); };
-    const int warps = 4;
+    const int warps = 4 * kArrivalsOfWarp;  // of a role
     for (int i = 0; i < kStages; ++i) {
         for (int g = 0; g < kBarriersPerStage; ++g) init(s.stage_full[i][g], 1);
         init(s.stage_empty[i], 2 * warps);

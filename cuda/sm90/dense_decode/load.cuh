@@ -116,8 +116,7 @@ class RingLoader {
         // The rotary part gets its buffer later than the latent part and is needed as soon: it should be in L2
         // then. (Of the latent part a prefetch costs more than it gives: L2 is asked by each block apart, where loads
         // of blocks that run side by side are merged.)
-        if (kRope && tile_ + 1 < piece_.tile_end)
-            tma_prefetch_5d(maps_.kv_rope, 0, following_.offset, 0, place_.kv_head, following_.page);
+        if (kRope) tma_prefetch_5d(maps_.kv_rope, 0, next_.offset, 0, place_.kv_head, next_.page);
     }
 
     // Pages of fewer than 64 tokens: lanes look the boxes up, warps take column tiles in turn.

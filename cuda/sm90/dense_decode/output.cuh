@@ -2,6 +2,7 @@
 // the products these warps issue the copies (load.cuh).
 #pragma once
 #include "common/mbarrier.cuh"
+#include "common/shared.cuh"
 #include "common/wgmma.cuh"
 #include "sm90/dense_decode/load.cuh"
 #include "sm90/dense_decode/work.cuh"
@@ -20,27 +21,27 @@ class Output {
     __device__ __forceinline__ void run() {
         Pieces pieces(p_, place_.partition);
         Piece piece;
-        // Before the first piece there is none, but its loads are issued, as they are for every other one.
-        bool any = false, more;
-        do {
+        bool more = pieces.next(p_, piece);
+        if (more) load_tail(piece);
+        while (more) {
+            Piece next;
+            more = pieces.next(p_, next);
+            if (!more) next.tile_begin = next.tile_end = 0;
             // Not left to the first product: a dead accumulator frees its registers for the store.
             float acc[128];
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] = 0.f;
-            if (any && piece.tile_begin < piece.tile_end) {
+            if (piece.tile_begin < piece.tile_end) {
                 fill_ring();
                 load_k_rope(piece, piece.tile_begin + 1);
                 ring_.advance();
-                for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) product(acc, piece, tile);
+                for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) product(acc, piece, tile, next);
+            } else {
+                load_tail(next);
             }
-            Piece next;
-            more = pieces.next(p_, next);
-            // Before the output is stored, so that the scores of the next piece need not wait for that.
-            if (more && next.tile_begin < next.tile_end) load_tail(next);
-            if (any) finish(acc, piece);
+            finish(acc, piece);
             piece = next;
-            any = true;
-        } while (more);
+        }
     }
 
   private:
@@ -62,10 +63,10 @@ class Output {
         }
     }
 
-    // What a piece needs besides the ring.
+    // What a piece needs besides the ring, as soon as the scores of the piece before are done.
     __device__ __forceinline__ void load_tail(const Piece& piece) {
         if constexpr (kLeft) {
-            if (warp_ == 1) loader_.q_tail(piece);
+            if (warp_ == 1 && piece.tile_begin < piece.tile_end) loader_.q_tail(piece);
         }
         load_k_rope(piece, piece.tile_begin);
     }
@@ -79,7 +80,7 @@ class Output {
         }
     }
 
-    __device__ __forceinline__ void product(float (&acc)[128], const Piece& piece, int tile) {
+    __device__ __forceinline__ void product(float (&acc)[128], const Piece& piece, int tile, const Piece& next) {
         // The scores of the next tile are done when P of this one comes; the rotary part of the one after may follow.
         const bool rope = kRope && kLeft && warp_ == 0 && tile + 2 < piece.tile_end;
         if constexpr (kLeft) {
@@ -94,16 +95,19 @@ class Output {
             FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes + !kLeft * (kStageBytes / 2), 1024, kTileBytes);
         if constexpr (kLeft) {
             if (rope) loader_.k_rope(piece, tile + 2);
+            if (tile + 1 == piece.tile_end) load_tail(next);
         }
+        if ((tile + 1) * kTokens > piece.tokens) clear_padding(piece.tokens - tile * kTokens);
         // Computed here, not after the wait.
         asm volatile("" : "+l"(p), "+l"(v));
         mbarrier_wait(FLASHMLA_SHARED(shared_, p_full), p_phase_);
-        p_phase_ ^= 1;
-        if (s_.rescales[warp_]) {
-            const float r0 = s_.rescale[row(0)], r1 = s_.rescale[row(1)];
+        if (const uint32_t rescales = s_.rescales[warp_]) {
+            const float r0 = rescales & 1 ? s_.rescale[p_phase_][row(0)] : 1.f;
+            const float r1 = rescales & 2 ? s_.rescale[p_phase_][row(1)] : 1.f;
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] *= i / 2 % 2 ? r1 : r0;
         }
+        p_phase_ ^= 1;
         pin(acc);
         wgmma_fence();
 #pragma unroll
@@ -112,21 +116,37 @@ class Output {
         if constexpr (!kLeft) loader_.advance();
         wgmma_wait<0>();
         pin(acc);
-        if (lane_ == 0) {
-            mbarrier_arrive(FLASHMLA_SHARED(shared_, p_empty));
-            mbarrier_arrive(FLASHMLA_SHARED(shared_, stage_empty) + ring_.stage * 8);
-        }
+        mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, p_empty), lane_);
+        mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, stage_empty) + ring_.stage * 8, lane_);
         __syncwarp();
         if constexpr (!kLeft) loader_.issue(ring_);
         ring_.advance();
     }
 
+    // Rows of V past the length may hold anything, NaN too, and P = 0 does not silence that. (That the scores warps may
+    // still read them as K is as well: what comes of that is masked.)
+    __device__ __forceinline__ void clear_padding(int valid) {
+        const uint32_t half = FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes + !kLeft * (kStageBytes / 2);
+        const int bytes = (kTokens - valid) * 128;
+#pragma unroll 1
+        for (int at = threadIdx.x % 128 * 16; at < bytes; at += 128 * 16) {
+#pragma unroll
+            for (int c = 0; c < kColumnTiles / 2; ++c) clear_shared_16(half + c * kTileBytes + valid * 128 + at);
+        }
+        fence_proxy_async();
+        // Each warp's products read what all of the half cleared.
+        asm volatile("bar.sync %0, 128;" ::"n"(kLeft ? 1 : 2) : "memory");
+    }
+
     __device__ __forceinline__ void finish(float (&acc)[128], const Piece& piece) {
         mbarrier_wait(FLASHMLA_SHARED(shared_, final_full), final_phase_);
         final_phase_ ^= 1;
-        const float f0 = s_.final_scale[row(0)], f1 = s_.final_scale[row(1)];
+        const float sums[2] = {s_.final_sum[row(0)], s_.final_sum[row(1)]};
+        const float references[2] = {s_.final_reference[row(0)], s_.final_reference[row(1)]};
         __syncwarp();
-        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SHARED(shared_, final_empty));
+        mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, final_empty), lane_);
+        // Whatever a row saw, its largest P is at least 2^-5; NaN is not empty.
+        const float f0 = sums[0] == 0.f ? 0.f : rcp_approx(sums[0]), f1 = sums[1] == 0.f ? 0.f : rcp_approx(sums[1]);
         if (piece.whole) {
             store_row<0>(acc, piece, f0);
             store_row<1>(acc, piece, f1);
@@ -134,27 +154,48 @@ class Output {
             store_split_row<0>(acc, piece, f0);
             store_split_row<1>(acc, piece, f1);
         }
+        if (kLeft && lane_ % 4 == 0) {
+#pragma unroll 1
+            for (int h = 0; h < 2; ++h) {
+                const float sum = h ? sums[1] : sums[0], reference = h ? references[1] : references[0];
+                store_lse(piece, place_.row_block * kRows + row(h), sum == 0.f ? -INFINITY : reference + log2_approx(sum));
+            }
+        }
     }
 
-    // The four threads of a row exchange their pairs of columns, so that each stores 16 bytes.
+    __device__ __forceinline__ void store_lse(const Piece& piece, int row, float lse2) {
+        if (row >= p_.rows) return;
+        if (piece.whole) {
+            if (p_.lse == 0) return;
+            const int token = divide(row, p_.group_magic, p_.group_shift);
+            const int head = place_.kv_head * p_.group + row - token * p_.group;
+            float lse = lse2 * kLn2;
+            if (lse2 == -INFINITY && p_.lse_empty_pos_inf) lse = INFINITY;
+            reinterpret_cast<float*>(p_.lse)[piece.request * p_.lse_strides[0] + head * p_.lse_strides[1] +
+                                             token * p_.lse_strides[2]] = lse;
+        } else if (piece.slot >= 0) {
+            const int64_t at = (int64_t(piece.slot) * p_.h_kv + place_.kv_head) * p_.rows + row;
+            reinterpret_cast<float*>(p_.split_lse)[at] = lse2;
+        }
+    }
+
+    // Of code that runs once a piece every line comes from far away: short is fast. Neighbouring threads exchange pairs of
+    // columns, so that each stores 8 bytes, and the four threads of a row 32 in one piece.
     template <int kHalfRow>
     __device__ __forceinline__ void store_row(float (&acc)[128], const Piece& piece, float scale) {
         const int row = place_.row_block * kRows + this->row(kHalfRow);
-        const int t = lane_ % 4;
         const int token = divide(row, p_.group_magic, p_.group_shift);
         const int head = place_.kv_head * p_.group + row - token * p_.group;
+        const bool odd = lane_ & 1;
         uint16_t* out = reinterpret_cast<uint16_t*>(p_.out) + piece.request * p_.out_strides[0] +
-                        token * p_.out_strides[1] + head * p_.out_strides[2] + !kLeft * kColumns + t * 8;
+                        token * p_.out_strides[1] + head * p_.out_strides[2] + !kLeft * kColumns + odd * 8 + (lane_ & 2) * 2;
 #pragma unroll
-        for (int j = 0; j < kColumns / 8; j += 4) {
-            uint32_t x[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const int at = (j + i) * 4 + kHalfRow * 2;
-                x[i] = T::pack(acc[at] * scale, acc[at + 1] * scale);
-            }
-            transpose_4x4(x, lane_);
-            if (row < p_.rows) *reinterpret_cast<uint4*>(out + j * 8) = make_uint4(x[0], x[1], x[2], x[3]);
+        for (int j = 0; j < kColumns / 8; j += 2) {
+            const int at = j * 4 + kHalfRow * 2;
+            const uint32_t x = T::pack(acc[at] * scale, acc[at + 1] * scale);
+            const uint32_t y = T::pack(acc[at + 4] * scale, acc[at + 5] * scale);
+            const uint32_t other = __shfl_xor_sync(~0u, odd ? x : y, 1);
+            if (row < p_.rows) *reinterpret_cast<uint2*>(out + j * 8) = make_uint2(odd ? other : x, odd ? y : other);
         }
     }
 

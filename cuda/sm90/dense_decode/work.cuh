@@ -107,10 +107,11 @@ struct Shared {
     // The column tiles of Q for which there are no registers.
     alignas(1024) uint8_t q_tail[2][kTileBytes];
     alignas(1024) uint8_t p[kTileBytes];
-    // What the output rows are multiplied by before P V is added, and at the end of a piece.
-    float rescale[kRows];
-    uint32_t rescales[4];  // whether there is anything to multiply in the rows of a warp
-    float final_scale[kRows];
+    // What the output rows are multiplied by before P V is added.
+    float rescale[2][kRows];  // by the parity of P's number: a factor is known before the P before is done with
+    uint32_t rescales[4];  // of a warp: whether its upper eight rows (1), its lower eight (2) are to be multiplied
+    // Of a piece that ends: the sum of P, before rounding, and what its scores were taken relative to.
+    float final_sum[kRows], final_reference[kRows];
     uint64_t stage_full[kStages][kBarriersPerStage];
     uint64_t stage_empty[kStages];
     uint64_t k_rope_full, k_rope_empty;
