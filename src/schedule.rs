@@ -24,6 +24,8 @@ pub const MIN_PIECE_TILES: i64 = 2;
 pub const MIN_SPLIT_TILES: i64 = 4;
 /// Shorter stretches than this leave partitions idle.
 pub const MIN_STRETCH: i64 = 1;
+/// What it costs to split requests (their pieces are written in FP32, read, and combined), in tiles of each worker.
+pub const SPLIT_COST: i64 = 4;
 /// Batch-invariant plans: tiles of a piece, at least, and pieces of a request, at most.
 pub const INVARIANT_PIECE_TILES: i64 = 32;
 pub const INVARIANT_MAX_PIECES: i64 = 16;
@@ -178,7 +180,10 @@ pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan
     }
     start.push(line);
 
-    let stretch = ceil_div(line, partitions).max(MIN_STRETCH);
+    let mut stretch = ceil_div(line, partitions).max(MIN_STRETCH);
+    if let (false, Some(t)) = (work.batch_invariant, uniform(tiles)) {
+        stretch = uniform_stretch(n as i64, partitions, t);
+    }
     let mut borders = Vec::with_capacity(partitions as usize + 1);
     for p in 0..=partitions {
         borders.push(border(&work, &start, tiles, p * stretch, stretch, piece_tiles));
@@ -212,6 +217,29 @@ pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan
         }
     }
     Plan { borders, requests, splits }
+}
+
+/// The tiles of every request, if all have as many.
+fn uniform(tiles: &[i64]) -> Option<i64> {
+    let first = *tiles.first()?;
+    tiles.iter().all(|t| *t == first).then_some(first)
+}
+
+/// The stretch of a default plan of requests of `tiles` tiles each: whole requests, unless splitting them saves more
+/// than it costs.
+fn uniform_stretch(requests: i64, partitions: i64, tiles: i64) -> i64 {
+    let stretch = ceil_div(requests * (tiles + REQUEST_COST), partitions).max(MIN_STRETCH);
+    let whole = ceil_div(requests, partitions) * (tiles + REQUEST_COST);
+    if whole <= stretch + SPLIT_COST {
+        whole
+    } else {
+        stretch
+    }
+}
+
+/// Whether a default plan of requests of `tiles` tiles each splits none of them.
+pub fn uniform_is_whole(requests: i64, partitions: i64, tiles: i64) -> bool {
+    uniform_stretch(requests, partitions, tiles) % (tiles + REQUEST_COST) == 0
 }
 
 /// Where position `x` of the line cuts it.

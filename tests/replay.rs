@@ -21,6 +21,8 @@ mod file;
 mod library;
 #[path = "../tools/replay/run.rs"]
 mod run;
+#[path = "../tools/replay/sparse_decode.rs"]
+mod sparse_decode;
 #[path = "../tools/replay/sparse_prefill.rs"]
 mod sparse_prefill;
 #[allow(dead_code)]
@@ -161,6 +163,7 @@ fn golden_cases(prefix: &str, tensors: &[&str]) {
 #[test]
 fn golden_cases_are_within_bounds() {
     golden_cases("dense_", &["out", "lse"]);
+    golden_cases("sparse_", &["out", "lse"]);
     golden_cases("prefill_", &["out", "max_logits", "lse"]);
 }
 
@@ -239,7 +242,7 @@ fn malformed_prefills_are_named() {
         (good().reshaped("max_logits", &[4]), "max_logits: F32 [4]: must be F32 [2, 2]"),
         (good().reshaped("lse", &[1, 4]), "lse: F32 [1, 4]: must be F32 [2, 2]"),
         (good().key("softmax_scale", "0"), "metadata softmax_scale = \"0\": must be a positive number"),
-        (good().key("op", "prefill"), "metadata op = \"prefill\": must be \"dense_decode\" or \"sparse_prefill\""),
+        (good().key("op", "prefill"), "metadata op = \"prefill\": must be \"dense_decode\" or \"sparse_decode\" or"),
         // What the library itself refuses.
         (
             good().set("q", Dtype::BF16, &[2, 2, 8], words(16)).set("kv", Dtype::BF16, &[1, 1, 8], words(4)),
@@ -408,7 +411,7 @@ fn malformed_metadata_is_named() {
     let good = || known(Dtype::BF16);
     let cases = [
         (good().without_key("op"), "metadata op: missing: must be \"dense_decode\""),
-        (good().key("op", "sparse_decode"), "metadata op = \"sparse_decode\": must be \"dense_decode\""),
+        (good().key("op", "dense_prefill"), "metadata op = \"dense_prefill\": must be \"dense_decode\""),
         (good().key("causal", "yes"), "metadata causal = \"yes\": must be \"0\" or \"1\""),
         (good().key("lse_empty", "inf"), "metadata lse_empty = \"inf\": must be \"-inf\" or \"+inf\""),
         (good().key("lse_base", "2"), "metadata lse_base = \"2\": must be \"e\""),
@@ -513,4 +516,66 @@ fn bounds() {
     }
     let lse = |x: f64| bounds::compare(&[x], &[8.0], bounds::LSE).outside;
     assert_eq!((lse(8.0009), lse(8.0011)), (0, 1));
+}
+
+/// A sparse decode whose result is known: q is 0, so the output is the mean of the attended tokens. Tokens 0 and 2
+/// of the first cache are 1 x 0.25 and 1 x 0.75, token 0 of the second one 1 x 0.5; token 1 is NaN.
+fn known_sparse_decode() -> File {
+    let token = |code: u8, scale: f32| -> Vec<u8> {
+        let scales = scale.to_le_bytes().repeat(4);
+        [vec![code; 512], scales, vec![0; 128]].concat()
+    };
+    let cache = [token(0x38, 0.25), token(0x7f, 1.0), token(0x38, 0.75), vec![0xff; 656]].concat();
+    let extra = [token(0x38, 0.5), vec![0xff; 656]].concat();
+    let mean = (0.25 + 0.75 + 0.5) / 3.0;
+    let out = std::iter::repeat_n(mean, 2 * 512).chain(std::iter::repeat_n(0.0, 2 * 512));
+    let (ln3, none) = (3f32.ln(), f32::NEG_INFINITY);
+    File { tensors: BTreeMap::new(), metadata: HashMap::new() }
+        .set("q", Dtype::BF16, &[2, 1, 2, 576], elements(Dtype::BF16, std::iter::repeat_n(0.0, 2 * 2 * 576)))
+        .set("kv_cache", Dtype::U8, &[2, 2, 656], cache)
+        .set("indices", Dtype::I32, &[2, 1, 3], ints(&[2, 0, 1, -1, 4, 2147480000]))
+        .set("topk_length", Dtype::I32, &[2], ints(&[2, 3]))
+        .set("extra_kv_cache", Dtype::U8, &[2, 656], extra)
+        .set("extra_indices", Dtype::I32, &[2, 1, 1], ints(&[0, 2]))
+        .set("out", Dtype::BF16, &[2, 1, 2, 512], elements(Dtype::BF16, out))
+        .set("lse", Dtype::F32, &[2, 2, 1], floats(&[ln3, ln3, none, none]))
+        .key("op", "sparse_decode")
+        .key("layout", "V32")
+        .key("page_block_size", "2")
+        .key("extra_page_block_size", "1")
+}
+
+#[test]
+fn sparse_decodes_of_a_known_result() {
+    let (code, out, err) = known_sparse_decode().replay("known-sparse");
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(out.contains("kernel cpu_sparse_decode"), "{out}");
+    // A length for each query token is the same, where there is one of them.
+    let by_token = known_sparse_decode().set("topk_length", Dtype::I32, &[2, 1], ints(&[2, 3]));
+    assert_eq!(by_token.replay("known-sparse-by-token").0, 0);
+    // Another number is outside.
+    let wrong = known_sparse_decode().set("lse", Dtype::F32, &[2, 2, 1], floats(&[0.0; 4]));
+    let (code, out, _) = wrong.replay("wrong-sparse");
+    assert!(code == 1 && out.contains("lse [2, 2, 1]") && out.contains("OUTSIDE"), "{out}");
+    for (file, message) in [
+        (known_sparse_decode().key("layout", "V5"), "metadata layout = \"V5\": must be \"V32\" or \"V4\""),
+        (known_sparse_decode().without_key("page_block_size"), "metadata page_block_size: missing"),
+        (known_sparse_decode().key("page_block_size", "-1"), "metadata page_block_size = \"-1\": must be a number"),
+        (known_sparse_decode().key("page_block_size", "64"), "kv_cache.strides[0] = 1312: must be at least 41984"),
+        (
+            known_sparse_decode().set("topk_length", Dtype::I32, &[3], ints(&[2, 3, 1])),
+            "topk_length: I32 [3]: must be I32 [b = 2]",
+        ),
+        (
+            known_sparse_decode().set("indices", Dtype::I32, &[2, 3], ints(&[0; 6])),
+            "indices: I32 [2, 3]: must be I32 [b = 2, s_q = 1, topk]",
+        ),
+        (
+            known_sparse_decode().set("kv_cache", Dtype::I32, &[2, 328], vec![0; 2624]),
+            "kv_cache: I32 [2, 328]: must be U8",
+        ),
+    ] {
+        let (code, _, err) = file.replay("malformed-sparse");
+        assert!(code == 2 && err.contains(message), "{message}: {err}");
+    }
 }

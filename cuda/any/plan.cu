@@ -152,15 +152,23 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     grid_dependency_wait();
 
     Extent sum = {};
+    const int first_tiles = unit_tiles(p, 0);
+    bool uniform = true;
     for (int i = begin; i < end; ++i) {
         const int tiles = unit_tiles(p, i);
+        uniform &= tiles == first_tiles;
         sum = sum + extent(tiles, cut(tiles, invariant));
     }
     Extent total;
     const Extent start = exclusive_scan(sum, total);
     run_starts[threadIdx.x] = start.line;
-    __syncthreads();
-    const int64_t stretch = max((total.line + p.partitions - 1) / p.partitions, int64_t(kMinStretch));
+    int64_t stretch = max((total.line + p.partitions - 1) / p.partitions, int64_t(kMinStretch));
+    uniform = __syncthreads_and(uniform);
+    if (uniform && !invariant) {
+        // Whole requests, unless splitting them saves more than it costs.
+        const int64_t whole = ((int64_t(p.b) + p.partitions - 1) / p.partitions) * (first_tiles + int64_t(kRequestCost));
+        if (whole <= stretch + kSplitCost) stretch = whole;
+    }
 
     const int plan_tiles = int(min(total.tiles, int64_t(INT32_MAX)));
     for (int part = threadIdx.x; part <= p.partitions; part += kThreads) {

@@ -64,6 +64,19 @@ __device__ __forceinline__ uint32_t scale_e8m0(uint32_t e) {
     return e == 255 ? 0xffff : 0x8000 | e << 7;
 }
 
+// Whether none of eight scales of E8M0 is large: e + 121 carries into the ninth bit.
+__device__ __forceinline__ bool is_exact_e8m0(uint32_t a, uint32_t b) {
+    static_assert(kLargeE8m0 == 256 - 121);
+    const uint32_t carries = (((a & 0x7f7f7f7f) + 0x79797979) & a) | (((b & 0x7f7f7f7f) + 0x79797979) & b);
+    return (carries & 0x80808080) == 0;
+}
+
+// `scale_e8m0` of byte `i` of `a` and, in the upper half, of `b`, neither of which is large.
+__device__ __forceinline__ uint32_t exact_scales_e8m0(uint32_t a, uint32_t b, int i) {
+    const uint32_t two = __byte_perm(a, b, i | (4 + i) << 8) & 0x00ff00ff;
+    return (two + 0x00780078) << 7;
+}
+
 // A scale as the packed multiplications take it, each value twice.
 struct Scale {
     uint32_t high, low, factor;

@@ -242,7 +242,9 @@ pub unsafe extern "C" fn flashmla_sparse_decode_plan(
 /// A query that attends to nothing (every index masked, lengths of 0, `topk` 0, no pages) gets `out` 0 and `lse`
 /// -inf (+inf under `FLASHMLA_FLAG_LSE_EMPTY_POS_INF`). Scales may be any positive finite number that their
 /// type holds. A token whose scale is NaN reads as NaN in that scale's elements, and so become the results
-/// of the queries that attend to it, and no others; likewise for e4m3's two codes of NaN (0x7F and 0xFF).
+/// of the queries that attend to it, and no others; likewise a rotary element that is NaN. e4m3's two codes of NaN
+/// (0x7F and 0xFF) read as NaN in a CPU context and as +-480 times the scale in a GPU context: to look for them costs
+/// a tenth of the time. (`flashmla_kv_cache_append` gives what holds a NaN a scale of NaN, too.)
 ///
 /// Products are of BF16, sums FP32. Runs on `stream` of the context's device (any CUDA context; NULL is the
 /// default stream); a CPU context takes NULL and computes before it returns. Does not allocate, synchronise or

@@ -3,6 +3,7 @@
 use super::fp8::*;
 use crate::problem::kv_cache_append::ScaleRule;
 use crate::problem::layout::{Layout, ROPE};
+use std::sync::LazyLock;
 
 /// Tokens of FP8 pages: `bytes` from the first page on, pages `page_stride` bytes apart.
 #[derive(Clone, Copy)]
@@ -28,13 +29,14 @@ impl Fp8Pages<'_> {
 pub fn read_token(layout: Layout, data: &[u8], scales: &[u8], to: &mut [f32]) {
     let (quantized, group) = layout.quantized();
     let (quantized, group) = (quantized as usize, group as usize);
+    let values: &[f32; 256] = &E4M3;
     for (g, to) in to[..quantized].chunks_exact_mut(group).enumerate() {
         let scale = match layout {
             Layout::V4 => e8m0_to_f32(scales[g]),
             _ => f32::from_le_bytes(scales[4 * g..4 * g + 4].try_into().unwrap_or_default()),
         };
         for (x, code) in to.iter_mut().zip(&data[g * group..]) {
-            *x = E4M3[*code as usize] * scale;
+            *x = values[*code as usize] * scale;
         }
     }
     let rope = &data[layout.rope_offset() as usize..][..2 * ROPE as usize];
@@ -85,12 +87,5 @@ fn scale_bits(scale: f32) -> u32 {
     }
 }
 
-static E4M3: [f32; 256] = {
-    let mut table = [0.0; 256];
-    let mut code = 0;
-    while code < 256 {
-        table[code] = e4m3_to_f32(code as u8);
-        code += 1;
-    }
-    table
-};
+/// The value of every code.
+static E4M3: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code| e4m3_to_f32(code as u8)));

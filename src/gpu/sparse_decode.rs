@@ -12,7 +12,7 @@ use crate::problem::dense_decode::{self as dense, DenseDecode, Dtype};
 use crate::problem::layout::Layout;
 use crate::problem::sparse_decode::{Cache, Shape, SparseDecode};
 use crate::problem::tensor::Tensor;
-use crate::schedule::{Grid, Work, BLOCK_ROWS};
+use crate::schedule::{self, Grid, Work, BLOCK_ROWS};
 use crate::status::Result;
 use crate::workspace::{self, PlanLayout, SplitLayout};
 use std::ffi::{c_void, CStr};
@@ -189,7 +189,7 @@ impl GpuDevice {
             let q = TensorMap::encode(self.driver, q, BLOCK_ROWS as u32, (columns / TILE_COLUMNS) as u32)?;
             // SAFETY: what the attention kernels take.
             unsafe { self.launch(&launch, stream, [address(&q), address(params)]) }?;
-            if params.slots == 0 {
+            if params.slots == 0 || splits_nothing(work, params) {
                 return Ok(());
             }
             let (partitions, rows) = (params.partitions as i64, params.h_q as i64);
@@ -207,6 +207,13 @@ impl GpuDevice {
             unsafe { self.launch(&launch, stream, [address(&params)]) }
         })
     }
+}
+
+/// Whether the host knows without the lengths on the device that the plan splits no query token: where there are
+/// none, all have as many tiles.
+fn splits_nothing(work: Work, p: &SparseDecodeParams) -> bool {
+    let known = p.lens == 0 && (p.extra_max_tokens == 0 || p.extra_lens == 0) && p.causal == 0;
+    known && !work.batch_invariant && schedule::uniform_is_whole(work.requests, p.partitions as i64, work.max_tiles)
 }
 
 /// What follows from the plan and the workspace.

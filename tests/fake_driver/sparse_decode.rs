@@ -72,9 +72,9 @@ fn launches_of_sparse_decode() {
         let fake = Fake::open();
         let context = Context::create(0).unwrap();
 
-        let [plan, decode, combine] = launched(&fake, &context, Call::new(64, 2, 128))[..] else { panic!("not three") };
+        let [plan, decode, combine] = launched(&fake, &context, Call::new(1, 2, 128))[..] else { panic!("not three") };
         // 132 multiprocessors, two row blocks.
-        let (splits, requests) = (PLAN + 1280, PLAN + 2560);
+        let (splits, requests) = (PLAN + 1280, PLAN + 1536);
         assert_eq!((plan.kernel(), plan.grid, plan.block), ("flashmla_plan", [1, 1, 1], [1024, 1, 1]));
         assert_eq!(
             plan.parameter::<PlanParams>(0),
@@ -82,7 +82,7 @@ fn launches_of_sparse_decode() {
                 borders: PLAN,
                 requests,
                 splits,
-                b: 128,
+                b: 2,
                 partitions: 66,
                 max_tokens: 2048,
                 tokens: 2,
@@ -92,7 +92,7 @@ fn launches_of_sparse_decode() {
         assert_eq!((decode.kernel(), decode.grid), (SPARSE_KERNELS[0], [132, 1, 1]));
         assert_eq!((decode.shared_bytes, decode.overlaps), (232448, 1));
         let q: TensorMap = decode.parameter(0);
-        assert_eq!((q.address, q.sizes), (Q, [64, 128, 9, 2, 64]));
+        assert_eq!((q.address, q.sizes), (Q, [64, 128, 9, 2, 1]));
         let p: SparseDecodeParams = decode.parameter(128);
         assert_eq!(decode.parameter_bytes(), 128 + size_of::<SparseDecodeParams>());
         assert_eq!((p.q, p.q_strides), (Q, [2 * 128 * 576, 128 * 576, 576]));
@@ -100,18 +100,18 @@ fn launches_of_sparse_decode() {
         assert_eq!((p.indices, p.indices_strides), (INDICES, [4096, 2048]));
         assert_eq!((p.lens, p.extra_lens, p.attn_sink, p.block_table, p.requests), (0, 0, 0, 0, 0));
         assert_eq!((p.max_tokens, p.extra_max_tokens, p.index_limit, p.extra_index_limit), (2048, 0, 64_000, 0));
-        assert_eq!((p.units, p.tokens, p.h_q, p.row_blocks, p.partitions), (128, 2, 128, 2, 66));
+        assert_eq!((p.units, p.tokens, p.h_q, p.row_blocks, p.partitions), (2, 2, 128, 2, 66));
         assert_eq!((p.out_strides, p.lse_strides), ([2 * 128 * 512, 128 * 512, 512], [256, 2, 1]));
         assert_eq!((p.num_blocks, p.page_block_size, p.causal, p.lse_empty_pos_inf), (1000, 64, 0, 0));
-        // 65 slots behind cuts and 65 first pieces.
-        assert_eq!((p.slots, p.split_out), (130, WORKSPACE));
-        assert_eq!(p.split_lse, WORKSPACE + 130 * 128 * 512 * 4);
+        // 65 slots behind cuts and two first pieces.
+        assert_eq!((p.slots, p.split_out), (67, WORKSPACE));
+        assert_eq!(p.split_lse, WORKSPACE + 67 * 128 * 512 * 4);
         assert_eq!((p.borders, p.scale_log2), (PLAN, (1.0 / 24.0 * std::f64::consts::LOG2_E) as f32));
 
         assert_eq!((combine.kernel(), combine.grid), ("flashmla_combine_bf16", [132, 1, 1]));
         let c: CombineParams = combine.parameter(0);
-        assert_eq!((c.b, c.h_kv, c.group, c.rows, c.tokens), (128, 1, 128, 128, 2));
-        assert_eq!((c.splits, c.slots), (splits, 130));
+        assert_eq!((c.b, c.h_kv, c.group, c.rows, c.tokens), (2, 1, 128, 128, 2));
+        assert_eq!((c.splits, c.slots), (splits, 67));
         assert_eq!((c.out_strides, c.lse_strides), (p.out_strides, p.lse_strides));
 
         // Everything that may be left out, and V4.
@@ -157,6 +157,11 @@ fn no_more_launches_than_needed() {
         call.params.workspace = std::ptr::null_mut();
         call.params.workspace_size = 0;
         assert_eq!(launched(&fake, &context, call).len(), 2, "three tiles are not split");
+        // Equal query tokens that fill the device are not split either, as long as they are known to be equal.
+        assert_eq!(launched(&fake, &context, Call::new(64, 2, 128)).len(), 2);
+        let mut call = Call::new(64, 2, 128);
+        call.params.topk_length = input(TOPK_LENGTH);
+        assert_eq!(launched(&fake, &context, call).len(), 3);
         for (b, s_q) in [(0, 2), (2, 0)] {
             assert!(launched(&fake, &context, Call::new(b, s_q, 64)).is_empty());
         }

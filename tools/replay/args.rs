@@ -6,8 +6,7 @@ use super::target::DeviceName;
 pub const USAGE: &str = "\
 usage: replay CASE.safetensors --device cpu|N [--out OUT.safetensors]
 
-Runs the dense decode or sparse prefill that the file describes, through the C API, on the CPU
-backend or on CUDA device N. Compares with the outputs that the file has, and writes those
+Runs the operation that the file describes, through the C API, on the CPU backend or on CUDA device N. Compares with the outputs that the file has, and writes those
 computed to OUT.safetensors.
 
 Dense decode, metadata op \"dense_decode\"
@@ -15,11 +14,18 @@ Dense decode, metadata op \"dense_decode\"
             BF16 or both F16; block_table [b, max_blocks_per_seq] and cache_seqlens [b], I32.
   Outputs:  out [b, s_q, h_q, 512] of q's type, lse [b, h_q, s_q] F32.
   Optional: metadata causal \"0\"|\"1\", batch_invariant \"0\"|\"1\".
+Sparse decode, metadata op \"sparse_decode\", layout \"V32\"|\"V4\", page_block_size
+  Tensors:  q [b, s_q, h_q, d_qk] BF16; kv_cache [num_blocks, bytes of a page] (or three dimensions
+            that come to that) U8; indices [b, s_q, topk] I32.
+  Outputs:  out [b, s_q, h_q, 512] BF16, lse [b, h_q, s_q] F32.
+  Optional: topk_length [b] or [b, s_q] I32, attn_sink [h_q] F32, a second cache in extra_kv_cache,
+            extra_indices, extra_topk_length and metadata extra_page_block_size; metadata
+            batch_invariant \"0\"|\"1\".
 Sparse prefill, metadata op \"sparse_prefill\"
   Tensors:  q [s_q, h_q, d_qk] and kv [s_kv, 1, d_qk], BF16; indices [s_q, 1, topk] I32.
   Outputs:  out [s_q, h_q, 512] BF16, max_logits and lse [s_q, h_q] F32.
   Optional: topk_length [s_q] I32, attn_sink [h_q] F32.
-Both, optional metadata: softmax_scale (d_qk^-0.5), lse_empty \"-inf\"|\"+inf\", lse_base \"e\".
+All, optional metadata: softmax_scale (d_qk^-0.5), lse_empty \"-inf\"|\"+inf\", lse_base \"e\".
 
 Exit code: 0 within the bounds (or nothing to compare with), 1 outside them or the run failed,
            2 wrong usage or a malformed file, 3 not possible on this machine.

@@ -5,6 +5,7 @@ use super::dense_decode::DenseDecodeCase;
 use super::failure::Failure;
 use super::file::File;
 use super::library::Library;
+use super::sparse_decode::SparseDecodeCase;
 use super::sparse_prefill::SparsePrefillCase;
 use super::target::{Memory, Target};
 use safetensors::tensor::{Dtype, TensorView};
@@ -14,17 +15,19 @@ pub const D_V: usize = 512;
 
 pub enum Case<'a> {
     DenseDecode(DenseDecodeCase<'a>),
+    SparseDecode(SparseDecodeCase<'a>),
     SparsePrefill(SparsePrefillCase<'a>),
 }
 
 impl<'a> Case<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Case<'a>, Failure> {
         let file = File::parse(bytes)?;
-        let op = file.one_of("op", None, &["dense_decode", "sparse_prefill"])?;
+        let op = file.one_of("op", None, &["dense_decode", "sparse_decode", "sparse_prefill"])?;
         // A file that counts in another base would compare wrongly.
         file.one_of("lse_base", Some("e"), &["e"])?;
         Ok(match op.as_str() {
             "dense_decode" => Case::DenseDecode(DenseDecodeCase::parse(&file)?),
+            "sparse_decode" => Case::SparseDecode(SparseDecodeCase::parse(&file)?),
             _ => Case::SparsePrefill(SparsePrefillCase::parse(&file)?),
         })
     }
@@ -32,6 +35,7 @@ impl<'a> Case<'a> {
     pub fn op(&self) -> &'static str {
         match self {
             Case::DenseDecode(_) => "dense_decode",
+            Case::SparseDecode(_) => "sparse_decode",
             Case::SparsePrefill(_) => "sparse_prefill",
         }
     }
@@ -39,6 +43,7 @@ impl<'a> Case<'a> {
     pub fn lse_empty_pos_inf(&self) -> bool {
         match self {
             Case::DenseDecode(case) => case.lse_empty_pos_inf,
+            Case::SparseDecode(case) => case.lse_empty_pos_inf,
             Case::SparsePrefill(case) => case.lse_empty_pos_inf,
         }
     }
@@ -46,6 +51,7 @@ impl<'a> Case<'a> {
     pub fn run(&self, library: &Library, target: &Target) -> Result<Results<'a>, Failure> {
         match self {
             Case::DenseDecode(case) => case.run(library, target),
+            Case::SparseDecode(case) => case.run(library, target),
             Case::SparsePrefill(case) => case.run(library, target),
         }
     }

@@ -44,6 +44,29 @@ impl<'a> File<'a> {
         }
     }
 
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.tensor(name).is_ok()
+    }
+
+    /// A tensor of this type and of one of these ranks.
+    pub fn any(&self, name: &str, dtype: Dtype, ranks: &[usize], expected: &str) -> Result<TensorView<'a>, Failure> {
+        let missing = |_| Failure::Usage(format!("{name}: missing: must be {expected}"));
+        let view = self.tensors.tensor(name).map_err(missing)?;
+        match view.dtype() == dtype && ranks.contains(&view.shape().len()) {
+            true => Ok(view),
+            false => Err(unexpected(name, &view, expected)),
+        }
+    }
+
+    /// A number, 0 where the key is missing.
+    pub fn size(&self, key: &str) -> Result<usize, Failure> {
+        let Some(text) = self.metadata.get(key) else { return Ok(0) };
+        match text.parse::<i32>() {
+            Ok(n) if n >= 0 => Ok(n as usize),
+            _ => Err(Failure::Usage(format!("metadata {key} = \"{text}\": must be a number 0 .. 2147483647"))),
+        }
+    }
+
     /// The value of a key that may have only these; without a default it must be there.
     pub fn one_of(&self, key: &str, default: Option<&str>, values: &[&str]) -> Result<String, Failure> {
         let wanted = || values.iter().map(|v| format!("\"{v}\"")).collect::<Vec<_>>().join(" or ");
@@ -73,7 +96,7 @@ impl<'a> File<'a> {
     }
 }
 
-fn unexpected(name: &str, view: &TensorView, expected: &str) -> Failure {
+pub fn unexpected(name: &str, view: &TensorView, expected: &str) -> Failure {
     Failure::Usage(format!("{name}: {} {:?}: must be {expected}", view.dtype(), view.shape()))
 }
 

@@ -8,6 +8,7 @@ mod case;
 mod dense_decode;
 mod file;
 mod run;
+mod sparse_decode;
 mod sparse_prefill;
 
 #[path = "../common/cuda.rs"]

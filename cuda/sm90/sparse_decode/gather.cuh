@@ -9,8 +9,9 @@
 // different 16-byte columns of the swizzled tile, since the rows' numbers differ in the last bit. RoPE: a token every
 // eight lanes.
 //
-// All loads of a tile are issued together and waited for together, since in a loop the compiler counts them all by one
-// scoreboard. Before a tile is converted the next one is looked up, so that its rows come to L2 meanwhile.
+// All loads in flight are waited for together when a turn of the loop begins, since in a loop the compiler counts
+// them all by one scoreboard. Each quad of the next tile is asked for as soon as the registers of this one's are
+// converted; before that the rows are looked up, and on their way to L2.
 #pragma once
 #include "common/fp8.cuh"
 #include "common/mbarrier.cuh"
@@ -118,34 +119,35 @@ class Gather {
         const int token = lane_ / 4 % 4 * kGroupTokens + warp_ * 4 + lane_ % 4;
         if (!tiles.next(p_)) return;
         Scales scales = look_up(tiles.entry(p_, token));
-        // Whether there is a tile after this one, and one after that.
-        bool more = tiles.next(p_), more_after = false;
-        Entry entry = {}, entry_after = {};
+        // Whether there is a tile after this one.
+        bool more = tiles.next(p_);
+        Entry entry = {};
         if (more) entry = tiles.entry(p_, token);
+        Quad quads[4];
+        load<0>(quads[0]);
+        load<1>(quads[1]);
+        load<2>(quads[2]);
+        load<3>(quads[3]);
+        load_scales(scales);
         while (true) {
-            Quad quads[4];
-            if (more) more_after = tiles.next(p_);
-            if (more_after) entry_after = tiles.entry(p_, token);
-            load<0>(quads[0]);
-            load<1>(quads[1]);
-            load<2>(quads[2]);
-            load<3>(quads[3]);
-            load_scales(scales);
             const bool exact = leave_scales(scales);
-            Scales next = {};
-            if (more) next = look_up(entry);
+            const uint32_t valid = scales.valid;
+            const bool last = !more;
+            if (!last) {
+                scales = look_up(entry);
+                load_scales(scales);
+                more = tiles.next(p_);
+                if (more) entry = tiles.entry(p_, token);
+            }
             mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8, ring_.phase ^ 1);
             if (exact) {
-                convert<true>(quads);
+                convert_and_load<true>(quads);
             } else {
-                convert<false>(quads);
+                convert_and_load<false>(quads);
             }
-            finish_tile(scales.valid);
-            if (!more) break;
+            finish_tile(valid);
+            if (last) break;
             ring_.advance();
-            scales = next;
-            entry = entry_after;
-            more = more_after;
         }
     }
 
@@ -237,12 +239,14 @@ class Gather {
             store_shared_8(to + lane_ / 16 * kLaneScales, s0, s1);
             exact = is_exact(s0 | s1);
         } else if (lane_ < 16) {
+            // The eighth byte may be anything.
+            const uint32_t first = scales.loaded[0], rest = scales.loaded[1] & 0xffffff;
+            exact = is_exact_e8m0(first, rest);
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                const uint32_t low = scale_e8m0(scales.loaded[0] >> (i * 8) & 0xff);
-                const uint32_t high = i < kLastTiles ? scale_e8m0(scales.loaded[1] >> (i * 8) & 0xff) : 0;
-                exact &= ((low | high) & 0x8000) == 0;
-                store_shared(to + i * kLaneScales, low | high << 16);
+                const uint32_t two = exact ? exact_scales_e8m0(first, rest, i)
+                                           : scale_e8m0(first >> (i * 8) & 0xff) | scale_e8m0(rest >> (i * 8) & 0xff) << 16;
+                store_shared(to + i * kLaneScales, two);
             }
         }
         return __all_sync(~0u, exact);
@@ -263,12 +267,20 @@ class Gather {
         load_16(quad.rope, rope + Layout::kRopeAt + lane_ % 8 * 16);
     }
 
+    // Converts a tile and loads the next one; after the last one, some rows in vain.
     template <bool kExact>
-    __device__ __forceinline__ void convert(const Quad (&quads)[4]) const {
+    __device__ __forceinline__ void convert_and_load(Quad (&quads)[4]) const {
         convert<0, kExact>(quads[0]);
+        load<0>(quads[0]);
+        __syncwarp();
         convert<1, kExact>(quads[1]);
+        load<1>(quads[1]);
+        __syncwarp();
         convert<2, kExact>(quads[2]);
+        load<2>(quads[2]);
+        __syncwarp();
         convert<3, kExact>(quads[3]);
+        load<3>(quads[3]);
     }
 
     template <int kQuad, bool kExact>
@@ -314,9 +326,10 @@ class Gather {
     }
 
     static __device__ __forceinline__ void load_16(uint32_t (&to)[4], uint64_t from) {
-        asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+        asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                      : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                     : "l"(from));
+                     : "l"(from)
+                     : "memory");
     }
 
     const SparseDecodeParams& p_;

@@ -68,13 +68,6 @@ class Left {
     static constexpr int kColumnTiles = Shared<Layout>::kColumnTiles;
     static constexpr int kSteps = Layout::kHeadDim / 16;
 
-    // What the loop over tiles needs is kept in a register; left to itself the compiler computes it anew from
-    // special registers each time, which costs more.
-    static __device__ __forceinline__ uint32_t kept(uint32_t value) {
-        asm volatile("" : "+r"(value));
-        return value;
-    }
-
     // Q of a piece, when all warps are done with the one before. Heads past the last one arrive as zeros.
     __device__ __forceinline__ void load_q(const Piece& piece) {
         if (piece.tile_begin == piece.tile_end) return;

@@ -1,6 +1,7 @@
 // The right warpgroup: O = O * rescale + P V for columns 256 .. 511, P as the left warpgroup stored it.
 #pragma once
 #include "common/mbarrier.cuh"
+#include "common/shared.cuh"
 #include "common/wgmma.cuh"
 #include "sm90/sparse_decode/store.cuh"
 
@@ -10,7 +11,10 @@ template <class Layout>
 class Right {
   public:
     __device__ __forceinline__ Right(const SparseDecodeParams& p, Shared<Layout>& s)
-        : p_(p), s_(s), shared_(smem_base(&s)), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32 % 4), place_(p) {}
+        : p_(p), shared_(smem_base(&s)), lane_(kept(threadIdx.x % 32)), place_(p) {
+        rescale_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, rescale) + row_of_thread(0) * 4);
+        rescales_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, rescales) + threadIdx.x / 32 % 4 * 4);
+    }
 
     __device__ __forceinline__ void run() {
         Pieces pieces(p_, place_.partition);
@@ -38,8 +42,9 @@ class Right {
         asm volatile("" : "+l"(p), "+l"(v));
         mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, p_full), p_phase_);
         p_phase_ ^= 1;
-        if (s_.rescales[warp_]) {
-            const float r0 = s_.rescale[row_of_thread(0)], r1 = s_.rescale[row_of_thread(1)];
+        if (load_shared(rescales_at_)) {
+            const float r0 = __uint_as_float(load_shared(rescale_at_));
+            const float r1 = __uint_as_float(load_shared(rescale_at_ + 8 * 4));
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] *= i / 2 % 2 ? r1 : r0;
         }
@@ -61,17 +66,17 @@ class Right {
     __device__ __forceinline__ void finish(float (&acc)[128], const Piece& piece) {
         mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, final_full), final_phase_);
         final_phase_ ^= 1;
-        const float f0 = s_.final_scale[row_of_thread(0)], f1 = s_.final_scale[row_of_thread(1)];
+        const uint32_t final_at = FLASHMLA_SPARSE_SHARED(shared_, final_scale) + row_of_thread(0) * 4;
+        const float f0 = __uint_as_float(load_shared(final_at)), f1 = __uint_as_float(load_shared(final_at + 8 * 4));
         __syncwarp();
         if (lane_ == 0) mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, final_empty));
         store<false>(p_, place_, piece, acc, f0, f1);
     }
 
     const SparseDecodeParams& p_;
-    Shared<Layout>& s_;
-    const uint32_t shared_;
-    const int lane_, warp_;
+    const uint32_t shared_, lane_;
     const Place place_;
+    uint32_t rescale_at_, rescales_at_;  // of this thread's rows, and of its warp
     Ring ring_;
     uint32_t p_phase_ = 0, final_phase_ = 0;
 };
