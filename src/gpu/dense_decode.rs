@@ -85,7 +85,11 @@ impl GpuDevice {
             Layout::Plain => DECODE[decode_index(shape)].to_str().unwrap_or_default(),
             fp8 => super::sparse_decode::kernel_name(fp8),
         };
-        let thread_blocks = if shape.is_empty() { 0 } else { thread_blocks(shape, &grid) };
+        let combining = match shape.layout {
+            Layout::Plain => combining_blocks(shape, &grid, &SplitLayout::new(shape, &grid)),
+            _ => 0,
+        };
+        let thread_blocks = if shape.is_empty() { 0 } else { thread_blocks(shape, &grid) + combining };
         Ok(Selection { name, grid, thread_blocks })
     }
 

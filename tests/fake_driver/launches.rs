@@ -193,7 +193,8 @@ fn table_of_shapes() {
             let info = problem.kernel_info(&context);
             assert_eq!(text(&info.name), expected.kernel, "{}", expected.name);
             let p = &expected.problem.params;
-            let blocks = expected.row_blocks as i64 * p.h_kv * expected.partitions as i64;
+            let combining = expected.combine.map_or(0, |(blocks, _)| blocks as i64);
+            let blocks = expected.row_blocks as i64 * p.h_kv * expected.partitions as i64 + combining;
             assert_eq!(
                 (info.thread_blocks, info.cluster_size, info.partitions),
                 (blocks, 1, expected.partitions),
@@ -534,6 +535,6 @@ fn fewer_multiprocessors() {
         use_fake_kernels();
         let context = Context::create(0).unwrap();
         let info = DenseDecode::new(128, 1, 128).kernel_info(&context);
-        assert_eq!((info.thread_blocks, info.partitions), (78, 39));
+        assert_eq!((info.thread_blocks, info.partitions), (78 + 79, 39));
     });
 }
