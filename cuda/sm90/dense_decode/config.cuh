@@ -49,7 +49,7 @@ constexpr int kStageBytes = kColumnTiles * kTileBytes;
 constexpr int kStepsBeforeP = 6;
 // When P(i) is given away this many are still to be issued: what the output warps need to begin takes longer than the
 // seven in the queue.
-constexpr int kStepsAfterP = 8;
+constexpr int kStepsAfterP = 7;
 // The column tiles of a stage arrive on two barriers, so that products begin before all came.
 constexpr int kBarriersPerStage = 2;
 constexpr int kTilesPerBarrier = kColumnTiles / kBarriersPerStage;
