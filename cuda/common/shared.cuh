@@ -46,6 +46,13 @@ __device__ __forceinline__ void load_shared_16(uint64_t (&to)[2], uint32_t addre
     asm volatile("ld.shared.v2.u64 {%0, %1}, [%2];" : "=l"(to[0]), "=l"(to[1]) : "r"(address) : "memory");
 }
 
+__device__ __forceinline__ void load_shared_16(uint32_t (&to)[4], uint32_t address) {
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(address)
+                 : "memory");
+}
+
 // 16 bytes of zeros.
 __device__ __forceinline__ void clear_shared_16(uint32_t address) {
     asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(address), "r"(0) : "memory");

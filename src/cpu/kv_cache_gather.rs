@@ -5,7 +5,6 @@ use super::share::share;
 use super::CpuDevice;
 use crate::problem::kv_cache_gather::{KvCacheGather, Source};
 use crate::problem::tensor::Tensor;
-use half::bf16;
 
 /// Rows of an item.
 const ROWS: i64 = 64;
@@ -111,7 +110,8 @@ fn read(problem: &KvCacheGather, inputs: &Inputs, index: i64, values: &mut [f32]
             page_block_size,
         };
         pages.read(index, values);
-        bits.extend(values.iter().map(|x| bf16::from_f32(*x).to_bits()));
+        // They are BF16 already.
+        bits.extend(values.iter().map(|x| (x.to_bits() >> 16) as u16));
         return;
     }
     let from = index / page_block_size * pages.page_stride + index % page_block_size * pages.row_stride;

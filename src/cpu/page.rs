@@ -1,8 +1,9 @@
-//! Tokens of a latent cache of any layout: read as FP32, and written from BF16.
+//! Tokens of a latent cache of any layout: read as what their dequantisation to BF16 gives, and written from BF16.
 
 use super::fp8::*;
 use crate::problem::kv_cache_append::ScaleRule;
 use crate::problem::layout::{Layout, ROPE};
+use half::bf16;
 use std::sync::LazyLock;
 
 /// Tokens of FP8 pages: `bytes` from the first page on, pages `page_stride` bytes apart.
@@ -25,7 +26,7 @@ impl Fp8Pages<'_> {
     }
 }
 
-/// A token from its row and its scales, which begin the slices.
+/// A token from its row and its scales, which begin the slices: bf16(e4m3 * scale), the product in FP32.
 pub fn read_token(layout: Layout, data: &[u8], scales: &[u8], to: &mut [f32]) {
     let (quantized, group) = layout.quantized();
     let (quantized, group) = (quantized as usize, group as usize);
@@ -36,7 +37,7 @@ pub fn read_token(layout: Layout, data: &[u8], scales: &[u8], to: &mut [f32]) {
             _ => f32::from_le_bytes(scales[4 * g..4 * g + 4].try_into().unwrap_or_default()),
         };
         for (x, code) in to.iter_mut().zip(&data[g * group..]) {
-            *x = values[*code as usize] * scale;
+            *x = bf16::from_f32(values[*code as usize] * scale).to_f32();
         }
     }
     let rope = &data[layout.rope_offset() as usize..][..2 * ROPE as usize];

@@ -101,7 +101,7 @@ class Tiles {
     bool extra_;
 };
 
-template <class Layout>
+template <class Layout, bool kPair>
 class Gather {
   public:
     __device__ __forceinline__ Gather(const SparseDecodeParams& p, Shared<Layout>& s)
@@ -112,38 +112,40 @@ class Gather {
                    swizzle_128b(warp_ * 4 + lane_ / 8, lane_ % 8);
         rows_at_ = FLASHMLA_SPARSE_SHARED(shared_, rows) + warp_ * kRowsBytes;
         scales_at_ = FLASHMLA_SPARSE_SHARED(shared_, scales) + warp_ * kScalesBytes;
+        rank_ = kPair ? blockIdx.x % 2 : 0;
+        peer_ = kPair ? cluster_address(shared_, rank_ ^ 1) - shared_ : 0;
     }
 
     __device__ __forceinline__ void run() {
         Tiles tiles(p_, Place(p_));
         const int token = lane_ / 4 % 4 * kGroupTokens + warp_ * 4 + lane_ % 4;
         if (!tiles.next(p_)) return;
-        Scales scales = look_up(tiles.entry(p_, token));
+        Row row = look_up(tiles.entry(p_, token));
         // Whether there is a tile after this one.
         bool more = tiles.next(p_);
         Entry entry = {};
         if (more) entry = tiles.entry(p_, token);
-        Quad quads[4];
-        load<0>(quads[0]);
-        load<1>(quads[1]);
-        load<2>(quads[2]);
-        load<3>(quads[3]);
-        load_scales(scales);
+        Quad quads[kQuads];
+#pragma unroll
+        for (int i = 0; i < kQuads; ++i) load(quads[i], addresses(i));
+        load_scales(row);
         while (true) {
-            const bool exact = leave_scales(scales);
-            const uint32_t valid = scales.valid;
+            const bool exact = leave_scales(row);
+            const uint32_t valid = row.valid;
             const bool last = !more;
             if (!last) {
-                scales = look_up(entry);
-                load_scales(scales);
+                row = look_up(entry);
+                load_scales(row);
                 more = tiles.next(p_);
                 if (more) entry = tiles.entry(p_, token);
             }
-            mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8, ring_.phase ^ 1);
+            wait_stage<kPair>(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8, ring_.phase ^ 1);
+            __syncwarp();
+            const LaneScales scales = lane_scales();
             if (exact) {
-                convert_and_load<true>(quads);
+                convert_and_load<true>(quads, scales);
             } else {
-                convert_and_load<false>(quads);
+                convert_and_load<false>(quads, scales);
             }
             finish_tile(valid);
             if (last) break;
@@ -153,6 +155,8 @@ class Gather {
 
   private:
     static constexpr bool kV32 = Layout::kScalesInRow;
+    // Of a tile's four quads a warp copies all, or two in a pair of blocks.
+    static constexpr int kQuads = kPair ? 2 : 4;
     // The last FP8 load of V4 is that of three column tiles.
     static constexpr int kLastTiles = Layout::kFp8 / kColumnTile - 4;
     static constexpr int kRowsBytes = sizeof(Shared<Layout>::rows[0]);
@@ -160,10 +164,10 @@ class Gather {
     static constexpr int kPairScales = Layout::kScaleWords * 4, kLaneScales = 8 * kPairScales;
 
     // Of the token that a lane owns.
-    struct Scales {
-        const uint8_t* at;  // null: nothing to load
+    struct Row {
+        const uint8_t* scales_at;  // null: it has none
         // V32: of columns 0 and 256 in the lower owner, 128 and 384 in the upper one. V4: in the lower owner 8 x E8M0.
-        uint32_t loaded[2];
+        uint32_t scales[2];
         uint32_t valid;  // of all tokens, whether they exist
     };
 
@@ -173,74 +177,78 @@ class Gather {
     };
 
     // Leaves the row's address, and asks for the row to come to L2.
-    __device__ __forceinline__ Scales look_up(const Entry& entry) const {
-        Scales scales = {nullptr, {0, 0}, 0};
+    __device__ __forceinline__ Row look_up(const Entry& entry) const {
+        Row result = {nullptr, {0, 0}, 0};
+        const int value = entry.value;
         const bool extra = entry.extra;
         const int size = extra ? p_.extra_page_block_size : p_.page_block_size;
-        int page = entry.value, offset = entry.offset;
+        int page = value, offset = entry.offset;
         bool exists = true, readable;
         if (p_.block_table != 0) {
             exists = offset >= 0;
             readable = exists && uint32_t(page) < uint32_t(p_.num_blocks);
         } else {
-            exists = readable = uint32_t(entry.value) < (extra ? p_.extra_index_limit : p_.index_limit);
-            page = divide(entry.value, extra ? p_.extra_page_magic : p_.page_magic,
+            exists = readable = uint32_t(value) < (extra ? p_.extra_index_limit : p_.index_limit);
+            page = divide(value, extra ? p_.extra_page_magic : p_.page_magic,
                           extra ? p_.extra_page_shift : p_.page_shift);
-            offset = entry.value - page * size;
+            offset = value - page * size;
         }
         const uint8_t* row = reinterpret_cast<const uint8_t*>(kZeroRow);
         if (readable) {
             const uint8_t* at = reinterpret_cast<const uint8_t*>(extra ? p_.extra_kv_cache : p_.kv_cache) +
                                 page * (extra ? p_.extra_page_stride : p_.page_stride);
             row = at + offset * int64_t(Layout::kRowBytes);
-            scales.at = kV32 ? row + Layout::kFp8 + lane_ / 16 * 4
-                             : at + size * int64_t(Layout::kRowBytes) + offset * int64_t(8);
+            result.scales_at = kV32 ? row + Layout::kFp8 + lane_ / 16 * 4
+                                    : at + size * int64_t(Layout::kRowBytes) + offset * int64_t(8);
             // 128 bytes at a time, half of the row by each owner.
 #pragma unroll
             for (int i = 0; i < 3; ++i) {
                 const int from = i * 128;
+                if (!copies_owned()) continue;
                 if (384 + from < Layout::kRowBytes || lane_ < 16) prefetch_l2_line(row + lane_ / 16 * 384 + from);
             }
-            if (!kV32 && lane_ < 16) prefetch_l2_line(scales.at);
-        }
+                    }
         // All lanes have read what lay here.
         __syncwarp();
         if (lane_ < 16) store_shared_8(rows_at_ + place_of(lane_) * 8, reinterpret_cast<uint64_t>(row));
-        scales.valid = __ballot_sync(~0u, exists) & 0xffff;
+        result.valid = __ballot_sync(~0u, exists) & 0xffff;
         __syncwarp();
-        return scales;
+        return result;
     }
+
+    // Whether this block copies the token that a lane owns.
+    __device__ __forceinline__ bool copies_owned() const { return !kPair || lane_ / 8 % 2 == rank_; }
 
     // Tokens are kept by parity and pair.
     static __device__ __forceinline__ uint32_t place_of(uint32_t token) { return token % 2 * 8 + token / 2; }
 
-    __device__ __forceinline__ void load_scales(Scales& scales) const {
-        scales.loaded[0] = scales.loaded[1] = 0;
-        if (scales.at == nullptr) return;
-        // Volatile: not before the rows.
+    __device__ __forceinline__ void load_scales(Row& row) const {
+        row.scales[0] = row.scales[1] = 0;
+        if (row.scales_at == nullptr) return;
         if constexpr (kV32) {
-            asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(scales.loaded[0]) : "l"(scales.at));
-            asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(scales.loaded[1]) : "l"(scales.at + 8));
+            asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(row.scales[0]) : "l"(row.scales_at));
+            asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(row.scales[1]) : "l"(row.scales_at + 8));
         } else {
             asm volatile("ld.global.nc.v2.u32 {%0, %1}, [%2];"
-                         : "=r"(scales.loaded[0]), "=r"(scales.loaded[1])
-                         : "l"(scales.at));
+                         : "=r"(row.scales[0]), "=r"(row.scales[1])
+                         : "l"(row.scales_at));
         }
     }
 
     // Leaves the scales for those who convert the rows, and says whether all are exact.
-    __device__ __forceinline__ bool leave_scales(const Scales& scales) const {
-        const uint32_t token = lane_ % 16, parity = token % 2, pair = token / 2;
-        const uint32_t to = scales_at_ + parity * (kScalesBytes / 2) + pair * kPairScales;
+    __device__ __forceinline__ bool leave_scales(const Row& row) const {
+        const uint32_t to = scales_at_ + lane_ % 2 * (kScalesBytes / 2) + lane_ % 16 / 2 * kPairScales;
         bool exact = true;
         if constexpr (kV32) {
-            const uint32_t s0 = split_scale(__uint_as_float(scales.loaded[0]));
-            const uint32_t s1 = split_scale(__uint_as_float(scales.loaded[1]));
-            store_shared_8(to + lane_ / 16 * kLaneScales, s0, s1);
-            exact = is_exact(s0 | s1);
+            const uint32_t s0 = split_scale(__uint_as_float(row.scales[0]));
+            const uint32_t s1 = split_scale(__uint_as_float(row.scales[1]));
+            exact = __all_sync(~0u, is_exact(s0 | s1));
+            // As they are where one of them is odd.
+            store_shared_8(to + lane_ / 16 * kLaneScales, exact ? s0 : row.scales[0], exact ? s1 : row.scales[1]);
+            return exact;
         } else if (lane_ < 16) {
             // The eighth byte may be anything.
-            const uint32_t first = scales.loaded[0], rest = scales.loaded[1] & 0xffffff;
+            const uint32_t first = row.scales[0], rest = row.scales[1] & 0xffffff;
             exact = is_exact_e8m0(first, rest);
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
@@ -252,81 +260,115 @@ class Gather {
         return __all_sync(~0u, exact);
     }
 
-    template <int kQuad>
-    __device__ __forceinline__ void load(Quad& quad) const {
-        const uint32_t parity = lane_ / 4 % 2;
-        uint64_t rows[2], rope;
-        load_shared_16(rows, rows_at_ + parity * 64 + kQuad * 16);
-        load_shared_8(rope, rows_at_ + lane_ / 8 % 2 * 64 + kQuad * 16 + lane_ / 16 * 8);
+    // Where a lane finds its parts of a quad.
+    struct Addresses {
+        uint64_t fp8[2], rope;
+    };
+
+    __device__ __forceinline__ Addresses addresses(int i) const {
+        Addresses a;
+        const uint32_t at = rows_at_ + (rank_ * kQuads + i) * 16;
+        load_shared_16(a.fp8, at + lane_ / 4 % 2 * 64);
+        load_shared_8(a.rope, at + lane_ / 8 % 2 * 64 + lane_ / 16 * 8);
+        return a;
+    }
+
+    __device__ __forceinline__ void load(Quad& quad, const Addresses& a) const {
 #pragma unroll
         for (int pair = 0; pair < 2; ++pair) {
-            const uint64_t from = rows[pair] + (lane_ / 8 * 4 + lane_ % 4) * 16;
+            const uint64_t from = a.fp8[pair] + (lane_ / 8 * 4 + lane_ % 4) * 16;
             load_16(quad.fp8[pair][0], from);
             load_16(quad.fp8[pair][1], from + 256);
         }
-        load_16(quad.rope, rope + Layout::kRopeAt + lane_ % 8 * 16);
+        load_16(quad.rope, a.rope + Layout::kRopeAt + lane_ % 8 * 16);
+    }
+
+    // What a lane needs of the scales of a tile: of the pairs 2 i and 2 i + 1 in `words[i]` (V32) or of four (V4).
+    struct LaneScales {
+        uint32_t words[kQuads * Layout::kScaleWords / 2][4];
+    };
+
+    __device__ __forceinline__ LaneScales lane_scales() const {
+        LaneScales scales;
+        const uint32_t at = scales_at_ + lane_ / 4 % 2 * (kScalesBytes / 2) +
+                            lane_ / (32 / Layout::kScaleLanes) * kLaneScales + rank_ * kQuads * 2 * kPairScales;
+#pragma unroll
+        for (int i = 0; i < kQuads * Layout::kScaleWords / 2; ++i) load_shared_16(scales.words[i], at + i * 16);
+        return scales;
     }
 
     // Converts a tile and loads the next one; after the last one, some rows in vain.
     template <bool kExact>
-    __device__ __forceinline__ void convert_and_load(Quad (&quads)[4]) const {
-        convert<0, kExact>(quads[0]);
-        load<0>(quads[0]);
-        __syncwarp();
-        convert<1, kExact>(quads[1]);
-        load<1>(quads[1]);
-        __syncwarp();
-        convert<2, kExact>(quads[2]);
-        load<2>(quads[2]);
-        __syncwarp();
-        convert<3, kExact>(quads[3]);
-        load<3>(quads[3]);
+    __device__ __forceinline__ void convert_and_load(Quad (&quads)[kQuads], const LaneScales& scales) const {
+#pragma unroll
+        for (int i = 0; i < kQuads; ++i) {
+            const Addresses a = addresses(i);
+            convert<kExact>(quads[i], scales, i);
+            load(quads[i], a);
+        }
     }
 
-    template <int kQuad, bool kExact>
-    __device__ __forceinline__ void convert(const Quad& quad) const {
-        const uint32_t to = ring_.stage * kStageRowBytes + kQuad * kGroupTokens * 128;
-        const uint32_t scales = scales_at_ + lane_ / 4 % 2 * (kScalesBytes / 2) +
-                                lane_ / (32 / Layout::kScaleLanes) * kLaneScales + kQuad * 2 * kPairScales;
+    template <bool kExact>
+    __device__ __forceinline__ void convert(const Quad& quad, const LaneScales& scales, int i) const {
+        const uint32_t to = ring_.stage * kStageRowBytes + (rank_ * kQuads + i) * kGroupTokens * 128;
 #pragma unroll
         for (int pair = 0; pair < 2; ++pair) {
             const uint32_t at = latent_at_ + to;
-            Scale scale[2];
-            if constexpr (kV32) {
-                uint32_t split[2];
-                load_shared_8(split, scales + pair * kPairScales);
-                for (int half = 0; half < 2; ++half) scale[half] = kExact ? Scale::exact(split[half]) : Scale::any(split[half]);
-            } else {
-                const uint32_t two = load_shared(scales + pair * kPairScales);
-                scale[0] = kExact ? Scale::exact_e8m0<false>(two) : Scale::any_e8m0<false>(two);
-                scale[1] = kExact ? Scale::exact_e8m0<true>(two) : Scale::any_e8m0<true>(two);
-            }
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 uint32_t out[8];
-                dequantise_16<kExact>(quad.fp8[pair][half], scale[half], out);
+                if constexpr (kExact || !kV32) {
+                    dequantise_16<kExact>(quad.fp8[pair][half], scale<kExact>(scales, i * 2 + pair, half), out);
+                } else {
+                    dequantise_16(quad.fp8[pair][half], __uint_as_float(scale_word(scales, i * 2 + pair, half)), out);
+                }
                 if (half == 0 || kLastTiles == 4 || lane_ / 8 < kLastTiles) {
                     const uint32_t offset = half * 4 * kKTileBytes + pair * 2 * 128;
-                    store_shared_16((at ^ (pair * 32)) + offset, out[0], out[1], out[2], out[3]);
-                    store_shared_16((at ^ (pair * 32 + 16)) + offset, out[4], out[5], out[6], out[7]);
+                    store((at ^ (pair * 32)) + offset, out[0], out[1], out[2], out[3]);
+                    store((at ^ (pair * 32 + 16)) + offset, out[4], out[5], out[6], out[7]);
                 }
             }
         }
-        store_shared_16(rope_at_ + to, quad.rope[0], quad.rope[1], quad.rope[2], quad.rope[3]);
+        store(rope_at_ + to, quad.rope[0], quad.rope[1], quad.rope[2], quad.rope[3]);
+    }
+
+    __device__ __forceinline__ void store(uint32_t to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) const {
+        store_shared_16(to, a, b, c, d);
+        if constexpr (kPair) store_cluster_16(to + peer_, a, b, c, d);
+    }
+
+    // Of V32.
+    __device__ __forceinline__ uint32_t scale_word(const LaneScales& scales, int pair, int half) const {
+        return scales.words[pair / 2][pair % 2 * 2 + half];
+    }
+
+    template <bool kExact>
+    __device__ __forceinline__ Scale scale(const LaneScales& scales, int pair, int half) const {
+        if constexpr (kV32) {
+            return Scale::exact(scale_word(scales, pair, half));
+        } else {
+            const uint32_t two = scales.words[pair / 4][pair % 4];
+            if (half == 0) return kExact ? Scale::exact_e8m0<false>(two) : Scale::any_e8m0<false>(two);
+            return kExact ? Scale::exact_e8m0<true>(two) : Scale::any_e8m0<true>(two);
+        }
     }
 
     __device__ __forceinline__ void finish_tile(uint32_t valid) {
-        fence_proxy_async();
+        if (kPair) {
+            fence_proxy_async_cluster();
+        } else {
+            fence_proxy_async();
+        }
         __syncwarp();
         if (lane_ == 0) {
             store_shared_u16(FLASHMLA_SPARSE_SHARED(shared_, valid) + ring_.stage * 8 + warp_ * 2, valid);
-            mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8);
+            arrive_stage<kPair>(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8);
         }
         __syncwarp();
     }
 
     static __device__ __forceinline__ void load_16(uint32_t (&to)[4], uint64_t from) {
-        asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+        asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
                      : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                      : "l"(from)
                      : "memory");
@@ -336,6 +378,7 @@ class Gather {
     const uint32_t shared_;
     const uint32_t lane_, warp_;
     uint32_t latent_at_, rope_at_, rows_at_, scales_at_;
+    uint32_t rank_, peer_;  // in a pair: this block, and how far the other one's shared memory is
     Ring ring_;
 };
 

@@ -9,13 +9,13 @@
 
 namespace flashmla::sm90::sparse_decode {
 
-template <class Layout>
+template <class Layout, bool kPair>
 __device__ __forceinline__ void init_barriers(Shared<Layout>& s) {
     const auto init = [](uint64_t& barrier, int arrivals) { mbarrier_init(smem_address(&barrier), arrivals); };
-    const int warps = 4;
+    const int warps = 4, blocks = kPair ? 2 : 1;
     for (int i = 0; i < kStages; ++i) {
-        init(s.k_full[i], warps);
-        init(s.k_empty[i], 2 * warps);
+        init(s.k_full[i], blocks * warps);
+        init(s.k_empty[i], blocks * 2 * warps);
     }
     init(s.q_full, 1);
     init(s.q_empty, warps);
@@ -26,7 +26,7 @@ __device__ __forceinline__ void init_barriers(Shared<Layout>& s) {
     fence_mbarrier_init();
 }
 
-template <class Layout>
+template <class Layout, bool kPair>
 __device__ __forceinline__ void run(const TensorMap* q, const SparseDecodeParams& p) {
     extern __shared__ __align__(1024) uint8_t dynamic[];
     Shared<Layout>& s = *reinterpret_cast<Shared<Layout>*>(dynamic);
@@ -34,33 +34,39 @@ __device__ __forceinline__ void run(const TensorMap* q, const SparseDecodeParams
         // The swizzle counts from here. There is no static shared memory that could push it.
         if (smem_address(dynamic) % 1024 != 0) __trap();
         prefetch_tensor_map(q);
-        init_barriers(s);
+        init_barriers<Layout, kPair>(s);
     }
-    __syncthreads();
+    if (kPair) {
+        cluster_sync();
+    } else {
+        __syncthreads();
+    }
     grid_dependency_wait();
-#ifdef PDL
-    grid_dependency_launch();
-#endif
 
     const int role = __shfl_sync(~0u, threadIdx.x / 128, 0);
     if (role == 0) {
         register_pool_acquire<kLeftRegisters>();
-        Left<Layout>(p, q, s).run();
+        Left<Layout, kPair>(p, q, s).run();
     } else if (role == 1) {
         register_pool_release<kRightRegisters>();
-        Right<Layout>(p, s).run();
+        Right<Layout, kPair>(p, s).run();
     } else {
         register_pool_release<kGatherRegisters>();
-        Gather<Layout>(p, s).run();
+        Gather<Layout, kPair>(p, s).run();
+    }
+    // The other block may still write here.
+    if (kPair) {
+        __syncwarp();
+        cluster_sync();
     }
 }
 
 }  // namespace flashmla::sm90::sparse_decode
 
 // One instantiation a file: each compiles in seconds, and in parallel.
-#define FLASHMLA_SPARSE_DECODE(name, layout)                                                                     \
+#define FLASHMLA_SPARSE_DECODE(name, layout, pair)                                                               \
     extern "C" __global__ void __launch_bounds__(flashmla::sm90::sparse_decode::kThreads, 1)                     \
         name(const __grid_constant__ flashmla::TensorMap q,                                                      \
              const __grid_constant__ flashmla::SparseDecodeParams params) {                                      \
-        flashmla::sm90::sparse_decode::run<flashmla::sm90::sparse_decode::layout>(&q, params);                   \
+        flashmla::sm90::sparse_decode::run<flashmla::sm90::sparse_decode::layout, pair>(&q, params);             \
     }

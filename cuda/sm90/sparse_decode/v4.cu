@@ -2,4 +2,4 @@
 
 // flashmla: spills allowed, because they hold what changes once a piece; the loops over tiles have none.
 
-FLASHMLA_SPARSE_DECODE(flashmla_sm90_sparse_decode_v4, V4)
+FLASHMLA_SPARSE_DECODE(flashmla_sm90_sparse_decode_v4, V4, false)

@@ -51,6 +51,12 @@ fn is_poisoned(token: i64) -> bool {
     token % 8 == 3
 }
 
+/// A product of a code's value and a scale, which double precision holds exactly, as attention takes it: BF16, by way of
+/// FP32.
+fn dequantised(product: f64) -> f64 {
+    half::bf16::from_f32(product as f32).to_f64()
+}
+
 /// What a cache of a case is made by.
 struct Wanted<'a> {
     page: i64,
@@ -290,7 +296,7 @@ impl Cache {
         let named = (0..self.counted(i, t)).map(index).filter(|token| (0..self.tokens()).contains(token));
         let elements = |token: i64| {
             let page = &self.bytes[(token / self.page * self.page_stride) as usize..];
-            latent::token(layout, page, self.page as usize, (token % self.page) as usize)
+            latent::token(layout, page, self.page as usize, (token % self.page) as usize).into_iter().map(dequantised)
         };
         named.flat_map(elements).collect()
     }

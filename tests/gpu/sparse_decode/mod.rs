@@ -28,5 +28,6 @@ mod plan;
 mod sanitize;
 mod scales;
 mod sizes;
+mod streams;
 mod workspace;
 mod wrong_values;

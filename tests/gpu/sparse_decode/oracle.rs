@@ -1,5 +1,5 @@
 //! What the contract says a case gives, in float64: for each row all scores, then the softmax, as written in a
-//! textbook. A cached element is its code's value times its scale, not rounded.
+//! textbook. A cached element is its code's value times its scale, rounded to BF16.
 
 use super::data::Data;
 use crate::data::decode;

@@ -10,7 +10,8 @@ use crate::latent;
 use crate::memory::Fence;
 use flashmla::problem::layout::Layout;
 
-/// The same codes under scales of either kind: whatever the scales, the error is the same.
+/// Scales of either kind: the error is the same. (That an element is rounded to BF16 is a part of the contract: it is
+/// with other scales than powers of two that this makes a difference.)
 #[test]
 fn odd_scales_cost_no_accuracy() {
     let session = sparse_or_skip!(Any);
@@ -72,8 +73,8 @@ fn scales_of_any_magnitude() {
                 }
                 let results =
                     run_only(&session, &queue, Fence::Guarded, &data).unwrap_or_else(|e| panic!("{e}: {spec}"));
-                // The bounds are made for values near 1: compare what is scaled down to that.
-                let down = 2f64.powi(-(exponent + 8).max(0));
+                // The bounds are made for values of about 0.1, codes being about 100: compare what is scaled to that.
+                let down = 2f64.powi(-(exponent + 10).max(0));
                 let mut want = expected(&data);
                 want.out.iter_mut().for_each(|x| *x *= down);
                 let mut got = results.clone();
