@@ -32,7 +32,9 @@ fn main() {
 fn build() -> Result<()> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
-    for variable in ["FLASHMLA_NO_KERNELS", "FLASHMLA_RACECHECK", "FLASHMLA_ARCHS", "NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
+    for variable in
+        ["FLASHMLA_NO_KERNELS", "FLASHMLA_RACECHECK", "FLASHMLA_ARCHS", "NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"]
+    {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     println!("cargo:rerun-if-changed=build.rs");

@@ -270,14 +270,7 @@ pub fn uniform_is_whole(requests: i64, partitions: i64, tiles: i64) -> bool {
 }
 
 /// Where position `x` of the line cuts it.
-fn border(
-    work: &Work,
-    start: &[i64],
-    tiles: &[i64],
-    x: i64,
-    stretch: i64,
-    piece_tiles: impl Fn(i64) -> i64,
-) -> Border {
+fn border(work: &Work, start: &[i64], tiles: &[i64], x: i64, stretch: i64, piece_tiles: impl Fn(i64) -> i64) -> Border {
     let n = tiles.len();
     let i = start.partition_point(|s| *s <= x).saturating_sub(1);
     if i >= n {

@@ -100,7 +100,8 @@ fn compare(session: &Session, batch: &Batch) -> Result<(), String> {
     let plan_tiles = batch.lens.iter().map(|len| tiles(&shape, *len)).sum::<i64>().min(i32::MAX as i64);
     for (i, border) in want.borders.iter().enumerate() {
         let record = &got[borders + 4 * i..][..4];
-        let tokens = batch.lens.get(border.request as usize).map_or(0, |len| (*len as i64).clamp(0, shape.max_tokens()));
+        let tokens =
+            batch.lens.get(border.request as usize).map_or(0, |len| (*len as i64).clamp(0, shape.max_tokens()));
         if record != [border.request, border.tile, tokens as i32, plan_tiles as i32] {
             return Err(format!(
                 "border {i} of {}: {record:?}, not {border:?}\n    {}",
