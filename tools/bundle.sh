@@ -19,6 +19,9 @@ cp "$(gpu_tests)" "$bundle/bin/gpu_tests"
 # With kernels that compute-sanitizer's racecheck understands (build.rs).
 cp "$(CARGO_TARGET_DIR=$target/racecheck FLASHMLA_RACECHECK=1 gpu_tests)" "$bundle/bin/gpu_tests_racecheck"
 tools/examples.sh build "$bundle/bin" >/dev/null
+for program in "$bundle"/bin/{05_go_server,host_cost_go,go_tests}; do
+    [ ! -e "$program" ] || strip "$program"
+done
 cp "$target/release/libflashmla.so" "$bundle/lib/libflashmla.so.0"
 ln -s libflashmla.so.0 "$bundle/lib/libflashmla.so"
 strip "$bundle"/bin/{bench,replay,gpu_tests,gpu_tests_racecheck} "$bundle/lib/libflashmla.so.0"

@@ -146,7 +146,7 @@ class Output {
         __syncwarp();
         mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, final_empty), lane_);
         // Whatever a row saw, its largest P is at least 2^-5; NaN is not empty.
-        const float f0 = sums[0] == 0.f ? 0.f : rcp_approx(sums[0]), f1 = sums[1] == 0.f ? 0.f : rcp_approx(sums[1]);
+        const float f0 = sums[0] == 0.f ? 0.f : reciprocal_approx(sums[0]), f1 = sums[1] == 0.f ? 0.f : reciprocal_approx(sums[1]);
         if (piece.whole) {
             store_row<0>(acc, piece, f0);
             store_row<1>(acc, piece, f1);
