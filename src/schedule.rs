@@ -181,20 +181,12 @@ pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan
     start.push(line);
 
     let mut stretch = ceil_div(line, partitions).max(MIN_STRETCH);
-    let mut equal_pieces = None;
     if let (false, Some(t)) = (work.batch_invariant, uniform(tiles)) {
-        equal_pieces = uniform_pieces(n as i64, partitions, t);
         stretch = uniform_stretch(n as i64, partitions, t);
     }
     let mut borders = Vec::with_capacity(partitions as usize + 1);
     for p in 0..=partitions {
-        borders.push(match equal_pieces {
-            None => border(&work, &start, tiles, p * stretch, stretch, piece_tiles),
-            Some(EqualPieces { pieces, .. }) if p / pieces >= n as i64 => Border { request: n as i32, tile: 0 },
-            Some(EqualPieces { pieces, tiles }) => {
-                Border { request: (p / pieces) as i32, tile: (p % pieces * tiles) as i32 }
-            }
-        });
+        borders.push(border(&work, &start, tiles, p * stretch, stretch, piece_tiles));
     }
     borders[partitions as usize] = Border { request: n as i32, tile: 0 };
 
@@ -245,28 +237,9 @@ fn uniform_stretch(requests: i64, partitions: i64, tiles: i64) -> i64 {
     }
 }
 
-/// Each request in so many pieces of so many tiles, but for the last one.
-#[derive(Debug, Clone, Copy)]
-struct EqualPieces {
-    pieces: i64,
-    tiles: i64,
-}
-
-/// How a default plan of requests of `tiles` tiles each cuts them if not by stretches: a piece for each worker, where
-/// this keeps none longer. Stretches would give most workers the ends of two requests, of which each costs.
-fn uniform_pieces(requests: i64, partitions: i64, tiles: i64) -> Option<EqualPieces> {
-    let stretch = uniform_stretch(requests, partitions, tiles);
-    let each = partitions / requests;
-    let piece = ceil_div(tiles, each.max(1));
-    let whole = stretch % (tiles + REQUEST_COST) == 0;
-    (each >= 2 && tiles >= MIN_SPLIT_TILES && piece <= stretch && !whole)
-        .then(|| EqualPieces { pieces: ceil_div(tiles, piece), tiles: piece })
-}
-
 /// Whether a default plan of requests of `tiles` tiles each splits none of them.
 pub fn uniform_is_whole(requests: i64, partitions: i64, tiles: i64) -> bool {
-    uniform_pieces(requests, partitions, tiles).is_none()
-        && uniform_stretch(requests, partitions, tiles) % (tiles + REQUEST_COST) == 0
+    uniform_stretch(requests, partitions, tiles) % (tiles + REQUEST_COST) == 0
 }
 
 /// Where position `x` of the line cuts it.

@@ -164,29 +164,17 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     run_starts[threadIdx.x] = start.line;
     int64_t stretch = max((total.line + p.partitions - 1) / p.partitions, int64_t(kMinStretch));
     uniform = __syncthreads_and(uniform);
-    int piece_tiles = 0, pieces = 1;  // of each request, where they are equal
     if (uniform && !invariant) {
         // Whole requests, unless splitting them saves more than it costs.
-        const int64_t request = first_tiles + int64_t(kRequestCost);
-        const int64_t whole = ((int64_t(p.b) + p.partitions - 1) / p.partitions) * request;
+        const int64_t whole = ((int64_t(p.b) + p.partitions - 1) / p.partitions) * (first_tiles + int64_t(kRequestCost));
         if (whole <= stretch + kSplitCost) stretch = whole;
-        // A piece for each partition, where this keeps none longer.
-        const int each = p.partitions / p.b, piece = (first_tiles + max(each, 1) - 1) / max(each, 1);
-        if (each >= 2 && first_tiles >= kMinSplitTiles && piece <= stretch && stretch % request != 0) {
-            piece_tiles = piece;
-            pieces = (first_tiles + piece - 1) / piece;
-        }
     }
 
     const int plan_tiles = int(min(total.tiles, int64_t(INT32_MAX)));
     for (int part = threadIdx.x; part <= p.partitions; part += kThreads) {
         const int64_t x = part * stretch;
         Border at = border_at(p, p.b, 0, plan_tiles);
-        if (piece_tiles > 0) {
-            at = border_at(p, part / pieces, part % pieces * piece_tiles, plan_tiles);
-        } else if (part < p.partitions && x < total.line) {
-            at = border(p, run_starts, run, x, stretch, invariant, plan_tiles);
-        }
+        if (part < p.partitions && x < total.line) at = border(p, run_starts, run, x, stretch, invariant, plan_tiles);
         borders[part] = at;
         reinterpret_cast<Border*>(p.borders)[part] = at;
     }
