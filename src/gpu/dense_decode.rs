@@ -83,7 +83,7 @@ impl GpuDevice {
         let grid = Grid::new(shape, self.multiprocessors());
         let name = match shape.layout {
             Layout::Plain => DECODE[decode_index(shape)].to_str().unwrap_or_default(),
-            fp8 => super::sparse_decode::kernel_name(fp8, grid.row_blocks),
+            fp8 => super::sparse_decode::kernel_name(fp8),
         };
         let thread_blocks = if shape.is_empty() { 0 } else { thread_blocks(shape, &grid) };
         Ok(Selection { name, grid, thread_blocks })
