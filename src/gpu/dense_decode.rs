@@ -83,7 +83,7 @@ impl GpuDevice {
         let grid = Grid::new(shape, self.multiprocessors());
         let name = match shape.layout {
             Layout::Plain => DECODE[decode_index(shape)].to_str().unwrap_or_default(),
-            fp8 => super::sparse_decode::kernel_name(fp8, grid.row_blocks),
+            fp8 => super::sparse_decode::kernel_name(fp8),
         };
         let combining = match shape.layout {
             Layout::Plain => combining_blocks(shape, &grid, &SplitLayout::new(shape, &grid)),

@@ -26,28 +26,17 @@ const COMBINE_THREADS: u32 = 256;
 const SM90_SMEM_BYTES: u32 = 232448;
 
 /// By `decode_index`.
-const DECODE: [&CStr; 4] = [
-    c"flashmla_sm90_sparse_decode_v32",
-    c"flashmla_sm90_sparse_decode_v32_pair",
-    c"flashmla_sm90_sparse_decode_v4",
-    c"flashmla_sm90_sparse_decode_v4_pair",
-];
+const DECODE: [&CStr; 2] = [c"flashmla_sm90_sparse_decode_v32", c"flashmla_sm90_sparse_decode_v4"];
 
-/// Where the heads fill an even number of thread blocks, two of them share the work of fetching tokens.
-fn cluster(row_blocks: i64) -> u32 {
-    if row_blocks % 2 == 0 {
-        2
-    } else {
-        1
+fn decode_index(layout: Layout) -> usize {
+    match layout {
+        Layout::V4 => 1,
+        _ => 0,
     }
 }
 
-fn decode_index(layout: Layout, row_blocks: i64) -> usize {
-    (if layout == Layout::V4 { 2 } else { 0 }) + cluster(row_blocks) as usize - 1
-}
-
-pub fn kernel_name(layout: Layout, row_blocks: i64) -> &'static str {
-    DECODE[decode_index(layout, row_blocks)].to_str().unwrap_or_default()
+pub fn kernel_name(layout: Layout) -> &'static str {
+    DECODE[decode_index(layout)].to_str().unwrap_or_default()
 }
 
 /// The kernels of this operation that no other has.
@@ -84,7 +73,7 @@ impl GpuDevice {
     pub fn sparse_decode_kernel(&self, shape: &Shape) -> Selection {
         let grid = Grid::of_heads(shape.h_q, self.multiprocessors());
         let thread_blocks = if shape.is_empty() { 0 } else { grid.row_blocks * grid.partitions };
-        Selection { name: kernel_name(shape.layout, grid.row_blocks), grid, thread_blocks }
+        Selection { name: kernel_name(shape.layout), grid, thread_blocks }
     }
 
     /// Writes the plan for the lengths that are there when the stream gets there.
@@ -184,11 +173,11 @@ impl GpuDevice {
         stream: u64,
     ) -> Result<()> {
         let launch = Launch {
-            kernel: self.sparse_decode.decode[decode_index(layout, params.row_blocks as i64)],
+            kernel: self.sparse_decode.decode[decode_index(layout)],
             // At most the multiprocessors, or with one partition the heads, of which there are less than 2^31.
             grid: (params.row_blocks * params.partitions) as u32,
             block: DECODE_THREADS,
-            cluster: cluster(params.row_blocks as i64),
+            cluster: 1,
             shared_bytes: SM90_SMEM_BYTES,
             overlaps: true,
         };
