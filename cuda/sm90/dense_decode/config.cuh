@@ -50,6 +50,7 @@ constexpr int kStepsBeforeP = 6;
 // When P(i) is given away this many are still to be issued: what the output warps need to begin takes longer than the
 // seven in the queue.
 constexpr int kStepsAfterP = 7;
+static_assert(kStepsBeforeP <= kLatent / 32 && kLatent / 32 <= kLatent / 16 - kStepsAfterP, "see Scores::products");
 // The column tiles of a stage arrive on two barriers, so that products begin before all came.
 constexpr int kBarriersPerStage = 2;
 constexpr int kTilesPerBarrier = kColumnTiles / kBarriersPerStage;
