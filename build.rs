@@ -1,9 +1,9 @@
 //! Compiles the CUDA kernels under `cuda/` to fatbins, which `src/gpu/kernels.rs` embeds, and generates
 //! the C++ twins of the kernels' parameter structs from `src/gpu/params.rs`. Standard library only.
 //!
-//! Environment: `FLASHMLA_NO_KERNELS=1` builds without kernels (CPU backend only); `FLASHMLA_RACECHECK=1` builds them for
-//! compute-sanitizer's racecheck (`kArrivalsOfWarp` in cuda/common/mbarrier.cuh); `FLASHMLA_ARCHS` chooses the
-//! architectures (default `90a`); `NVCC`, `CUDA_HOME`, `CUDA_PATH` say where nvcc is.
+//! Environment: `FLASHMLA_NO_KERNELS=1` builds without kernels (CPU backend only); `FLASHMLA_RACECHECK=1`
+//! builds them for compute-sanitizer's racecheck (`kArrivalsOfWarp` in cuda/common/mbarrier.cuh);
+//! `FLASHMLA_ARCHS` chooses the architectures (default `90a`); `NVCC`, `CUDA_HOME`, `CUDA_PATH` say where nvcc is.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -32,7 +32,9 @@ fn main() {
 fn build() -> Result<()> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
-    for variable in ["FLASHMLA_NO_KERNELS", "FLASHMLA_RACECHECK", "FLASHMLA_ARCHS", "NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
+    for variable in
+        ["FLASHMLA_NO_KERNELS", "FLASHMLA_RACECHECK", "FLASHMLA_ARCHS", "NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"]
+    {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     println!("cargo:rerun-if-changed=build.rs");

@@ -18,10 +18,12 @@ pub const TILE_TOKENS: i64 = 64;
 pub const BLOCK_ROWS: i64 = 64;
 /// Fixed work of a request (loading Q, writing the output), in tiles.
 pub const REQUEST_COST: i64 = 4;
-/// A cut that would leave fewer tiles than this on one side moves to the request's border.
+/// A cut that would leave fewer tiles than this on one side, and less than a stretch, moves to the request's border.
 pub const MIN_PIECE_TILES: i64 = 2;
-/// Shorter stretches than this leave partitions idle: pieces cost more to combine than they save.
-pub const MIN_STRETCH: i64 = 4;
+/// A request of fewer tiles is not cut: combining takes longer than what it saves.
+pub const MIN_SPLIT_TILES: i64 = 4;
+/// Shorter stretches than this leave partitions idle.
+pub const MIN_STRETCH: i64 = 1;
 /// What it costs to split requests (their pieces are written in FP32, read, and combined), in tiles of each worker.
 pub const SPLIT_COST: i64 = 4;
 /// Batch-invariant plans: tiles of a piece, at least, and pieces of a request, at most.
@@ -68,6 +70,8 @@ pub struct Grid {
     pub row_blocks: i64,
     /// Stretches of the plan.
     pub partitions: i64,
+    /// Those of the device.
+    pub multiprocessors: i64,
 }
 
 impl Grid {
@@ -77,13 +81,14 @@ impl Grid {
         }
         let row_blocks = ceil_div(shape.rows(), BLOCK_ROWS).max(1);
         let partitions = (multiprocessors / row_blocks / shape.h_kv).clamp(1, MAX_PARTITIONS);
-        Grid { row_blocks, partitions }
+        Grid { row_blocks, partitions, multiprocessors }
     }
 
     /// Where each query token is a request of the plan: its rows are its heads.
     pub fn of_heads(h_q: i64, multiprocessors: i64) -> Grid {
         let row_blocks = ceil_div(h_q, BLOCK_ROWS).max(1);
-        Grid { row_blocks, partitions: (multiprocessors / row_blocks).clamp(1, MAX_PARTITIONS) }
+        let partitions = (multiprocessors / row_blocks).clamp(1, MAX_PARTITIONS);
+        Grid { row_blocks, partitions, multiprocessors }
     }
 }
 
@@ -94,22 +99,39 @@ pub struct Border {
     pub tile: i32,
 }
 
-/// What the kernels need to know about a request.
+/// How a batch-invariant plan cuts a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RequestPlan {
-    /// The partitions that hold the first and the last tile.
-    pub first_partition: i32,
-    pub last_partition: i32,
-    /// Batch-invariant plans: slot of the first piece, and tiles of a piece. Otherwise 0.
+    /// Slot of the first piece, of a request that is split.
     pub slot_base: i32,
+    /// Tiles of a piece; 0: the request is whole.
     pub piece_tiles: i32,
+}
+
+/// A request that is split, as those need it who combine its pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Split {
+    pub request: i32,
+    pub pieces: i32,
+    /// Accumulator of the first piece, and those of the others, in a row.
+    pub first_slot: i32,
+    pub rest_slot: i32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// `partitions + 1` borders; stretch p is `borders[p] .. borders[p + 1]`.
     pub borders: Vec<Border>,
+    /// All requests of a batch-invariant plan; others say nothing here.
     pub requests: Vec<RequestPlan>,
+    /// The requests that are split, in order.
+    pub splits: Vec<Split>,
+}
+
+impl Plan {
+    fn request(&self, i: i32) -> RequestPlan {
+        self.requests.get(i as usize).copied().unwrap_or_default()
+    }
 }
 
 /// A contiguous run of tiles of one request, computed by one worker.
@@ -164,27 +186,37 @@ pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan
     }
     let mut borders = Vec::with_capacity(partitions as usize + 1);
     for p in 0..=partitions {
-        borders.push(border(&work, &start, tiles, p * stretch, piece_tiles));
+        borders.push(border(&work, &start, tiles, p * stretch, stretch, piece_tiles));
     }
     borders[partitions as usize] = Border { request: n as i32, tile: 0 };
 
-    let requests = (0..n)
-        .map(|i| {
-            let first_tile = Border { request: i as i32, tile: 0 };
-            let next = Border { request: i as i32 + 1, tile: 0 };
-            // The last border at or before the first tile, and the last one before the next request.
-            let first = borders[..partitions as usize].partition_point(|x| *x <= first_tile) - 1;
-            let last = borders[..partitions as usize].partition_point(|x| *x < next) - 1;
-            let invariant = work.batch_invariant && count(tiles[i]) > 1;
-            RequestPlan {
-                first_partition: first as i32,
-                last_partition: last as i32,
-                slot_base: if work.batch_invariant { slot_base[i] as i32 } else { 0 },
-                piece_tiles: if invariant { piece_tiles(tiles[i]) as i32 } else { 0 },
+    let (mut requests, mut splits) = (Vec::new(), Vec::new());
+    if work.batch_invariant {
+        for (i, t) in tiles.iter().enumerate() {
+            let (request, slot_base, pieces) = (i as i32, slot_base[i] as i32, count(*t) as i32);
+            requests.push(RequestPlan { slot_base, piece_tiles: if pieces > 1 { piece_tiles(*t) as i32 } else { 0 } });
+            if pieces > 1 {
+                splits.push(Split { request, pieces, first_slot: slot_base, rest_slot: slot_base + 1 });
             }
-        })
-        .collect();
-    Plan { borders, requests }
+        }
+    } else {
+        for cut in 1..partitions as usize {
+            let (at, before) = (borders[cut], borders[cut - 1]);
+            if at.tile == 0 || (before.request == at.request && before.tile > 0) {
+                continue;
+            }
+            // Cuts inside a request follow one another: no partition between them is empty.
+            let (request, first) = (at.request, cut as i32 - 1);
+            let last = borders[..partitions as usize].partition_point(|b| b.request <= request) as i32 - 1;
+            splits.push(Split {
+                request,
+                pieces: last - first + 1,
+                first_slot: slot(work, partitions, request, &RequestPlan::default(), first, 0),
+                rest_slot: first,
+            });
+        }
+    }
+    Plan { borders, requests, splits }
 }
 
 /// The tiles of every request, if all have as many.
@@ -211,7 +243,7 @@ pub fn uniform_is_whole(requests: i64, partitions: i64, tiles: i64) -> bool {
 }
 
 /// Where position `x` of the line cuts it.
-fn border(work: &Work, start: &[i64], tiles: &[i64], x: i64, piece_tiles: impl Fn(i64) -> i64) -> Border {
+fn border(work: &Work, start: &[i64], tiles: &[i64], x: i64, stretch: i64, piece_tiles: impl Fn(i64) -> i64) -> Border {
     let n = tiles.len();
     let i = start.partition_point(|s| *s <= x).saturating_sub(1);
     if i >= n {
@@ -223,10 +255,11 @@ fn border(work: &Work, start: &[i64], tiles: &[i64], x: i64, piece_tiles: impl F
         let step = piece_tiles(t) + REQUEST_COST;
         (off + step / 2) / step * piece_tiles(t)
     } else {
+        let least = MIN_PIECE_TILES.min(stretch);
         let tile = (off - REQUEST_COST).max(0);
-        if tile < MIN_PIECE_TILES {
+        if tile < least {
             0
-        } else if t - tile < MIN_PIECE_TILES {
+        } else if t - tile < least || t < MIN_SPLIT_TILES {
             t
         } else {
             tile
@@ -246,7 +279,7 @@ pub fn max_slots(work: impl Into<Work>, partitions: i64) -> i64 {
         let pieces = invariant_pieces(work.max_tiles);
         return if pieces > 1 { work.requests * pieces } else { 0 };
     }
-    if work.max_tiles < 2 * MIN_PIECE_TILES {
+    if work.max_tiles < MIN_SPLIT_TILES {
         return 0;
     }
     (partitions - 1) + work.requests.min(partitions - 1)
@@ -282,7 +315,7 @@ pub fn pieces_of_tiles(work: impl Into<Work>, partitions: i64, plan: &Plan, tile
     for p in 0..partitions as usize {
         let (mut at, end) = (plan.borders[p], plan.borders[p + 1]);
         while at < end {
-            let rec = &plan.requests[at.request as usize];
+            let rec = &plan.request(at.request);
             let total = tiles[at.request as usize] as i32;
             let mut stop = if at.request == end.request { end.tile } else { total };
             if rec.piece_tiles > 0 {

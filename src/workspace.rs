@@ -7,42 +7,60 @@ use crate::schedule::{self, ceil_div, Grid, Work, BLOCK_ROWS};
 /// Regions begin at multiples of this many bytes.
 const ALIGN: u64 = 256;
 
-/// The plan buffer: `partitions + 1` borders (2 x i32), then one record of 4 x i32 a request.
+/// The plan buffer: `partitions + 1` borders of 16 bytes; the list of split requests, 16 bytes each and as many
+/// before them; in a batch-invariant plan a record of 8 bytes for each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanLayout {
     pub borders: u64,
+    pub splits: u64,
     pub requests: u64,
     pub size: u64,
 }
 
 impl PlanLayout {
-    pub fn new(b: i64, partitions: i64) -> PlanLayout {
-        let requests = align((partitions as u64 + 1) * 8);
-        PlanLayout { borders: 0, requests, size: align(requests + b as u64 * 16) }
+    pub fn new(work: impl Into<Work>, partitions: i64) -> PlanLayout {
+        let Work { requests: b, batch_invariant, .. } = work.into();
+        let splits = align((partitions as u64 + 1) * 16);
+        // Each has a cut of its own, or may be cut by its length.
+        let most_splits = if batch_invariant { b } else { b.min(partitions - 1) };
+        let requests = align(splits + (1 + most_splits as u64) * 16);
+        let size = if batch_invariant { align(requests + b as u64 * 8) } else { requests };
+        PlanLayout { borders: 0, splits, requests, size }
     }
 }
 
 /// The workspace of a split decode, FP32: `out [slots, rows, 512]`, then `lse [slots, rows]`, the rows being
-/// those of a request of the plan: `s_q * h_q`, or `h_q` where each query token is one.
+/// those of a request of the plan: `s_q * h_q`, or `h_q` where each query token is one. Where the attention kernel
+/// combines, the words follow by which its thread blocks meet (`cuda/common/rendezvous.cuh`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SplitLayout {
     pub slots: i64,
     pub out: u64,
     pub lse: u64,
+    pub rendezvous: u64,
     pub size: u64,
 }
 
 impl SplitLayout {
     pub fn new(shape: &Shape, grid: &Grid) -> SplitLayout {
-        let rows = if shape.layout.is_fp8() { shape.h_q } else { shape.s_q * shape.h_q };
-        SplitLayout::of_work(shape, grid, rows)
+        if shape.layout.is_fp8() {
+            return SplitLayout::of_work(shape, grid, shape.h_q);
+        }
+        let mut layout = SplitLayout::of_work(shape, grid, shape.s_q * shape.h_q);
+        if layout.slots > 0 {
+            // A counter, and a word for each block: of the partitions no more than stated here, and those that combine.
+            let blocks = (grid.row_blocks * shape.h_kv).max(grid.multiprocessors) + grid.multiprocessors + 1;
+            layout.size = align(layout.rendezvous + (1 + blocks as u64) * 8);
+        }
+        layout
     }
 
     pub fn of_work(work: impl Into<Work>, grid: &Grid, rows: i64) -> SplitLayout {
         let slots = schedule::max_slots(work, grid.partitions);
         let rows = slots as u64 * rows as u64;
         let lse = align(rows * D_V as u64 * 4);
-        SplitLayout { slots, out: 0, lse, size: align(lse + rows * 4) }
+        let size = align(lse + rows * 4);
+        SplitLayout { slots, out: 0, lse, rendezvous: size, size }
     }
 }
 
@@ -52,7 +70,7 @@ pub fn plan_size(shape: &Shape, multiprocessors: i64) -> u64 {
         return 0;
     }
     let grid = Grid::new(&Shape { s_q: 1, ..*shape }, multiprocessors);
-    PlanLayout::new(Work::from(shape).requests, grid.partitions).size
+    PlanLayout::new(shape, grid.partitions).size
 }
 
 /// Bytes that suffice for every `b`, `s_q` and `max_blocks_per_seq` up to the shape's: fewer query
@@ -97,7 +115,7 @@ pub mod sparse_decode {
     pub fn plan_size(shape: &Shape, multiprocessors: i64) -> u64 {
         match shape.is_empty() {
             true => 0,
-            false => PlanLayout::new(shape.units(), Grid::of_heads(shape.h_q, multiprocessors).partitions).size,
+            false => PlanLayout::new(shape, Grid::of_heads(shape.h_q, multiprocessors).partitions).size,
         }
     }
 

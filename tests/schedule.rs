@@ -75,43 +75,22 @@ fn a_million_batches() {
         }
 
         let mut combined = HashSet::new();
-        for unit in units(&shape, partitions) {
-            if let Some((request, slots)) = combines(&shape, partitions, &plan, &lens, unit) {
-                assert!(combined.insert(request), "{request} is combined twice: {}", what());
-                let written: Vec<i32> = of_request[&request].iter().map(|p| p.slot.unwrap()).collect();
-                assert_eq!(slots, written, "request {request}: {}", what());
-            }
+        for split in &plan.splits {
+            let request = split.request;
+            assert!(combined.insert(request), "{request} is combined twice: {}", what());
+            let slots: Vec<i32> =
+                (0..split.pieces).map(|i| if i == 0 { split.first_slot } else { split.rest_slot + i - 1 }).collect();
+            let written: Vec<i32> = of_request[&request].iter().map(|p| p.slot.unwrap()).collect();
+            assert_eq!(slots, written, "request {request}: {}", what());
         }
+        // The plan buffer has room for them.
+        let most_splits = if shape.batch_invariant { shape.b } else { shape.b.min(partitions - 1) };
+        assert!(plan.splits.len() as i64 <= most_splits, "{}", what());
         for (request, pieces) in &of_request {
             assert_eq!(pieces.len() > 1, combined.contains(request), "{}", what());
             assert_eq!(pieces.len() > 1, pieces[0].slot.is_some(), "{}", what());
         }
     }
-}
-
-fn units(shape: &Shape, partitions: i64) -> std::ops::Range<i64> {
-    0..if shape.batch_invariant { shape.b } else { partitions - 1 }
-}
-
-/// What cuda/any/combine.cuh finds: the request that a unit combines and its slots in order.
-fn combines(shape: &Shape, partitions: i64, plan: &Plan, lens: &[i32], unit: i64) -> Option<(i32, Vec<i32>)> {
-    if shape.batch_invariant {
-        let rec = plan.requests[unit as usize];
-        if rec.piece_tiles <= 0 {
-            return None;
-        }
-        let pieces = ceil_div(tiles(shape, lens[unit as usize]), rec.piece_tiles as i64) as i32;
-        return Some((unit as i32, (0..pieces).map(|i| rec.slot_base + i).collect()));
-    }
-    let cut = unit as i32 + 1;
-    let (at, before) = (plan.borders[cut as usize], plan.borders[cut as usize - 1]);
-    if at.tile == 0 || (before.request == at.request && before.tile > 0) {
-        return None;
-    }
-    let rec = plan.requests[at.request as usize];
-    let first = slot(shape, partitions, at.request, &rec, cut - 1, 0);
-    let rest = cut - 1..rec.last_partition.min(partitions as i32 - 1);
-    Some((at.request, std::iter::once(first).chain(rest).collect()))
 }
 
 /// No worker gets much more than its share: a stretch, and what the rounding of its two borders adds.

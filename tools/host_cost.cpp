@@ -71,8 +71,8 @@ static void measure(device* d, const flashmla::Context& context, int pages) {
     device_synchronize(d);
     std::printf("host cost of a call of %s: C %.0f ns, C++ %.0f ns (medians of %d rounds of %d calls)\n",
                 !device_is_gpu(d)         ? "no kernel"
-                : p.workspace_size == 0   ? "one kernel"
-                                          : "two kernels",
+                : p.workspace_size == 0   ? "whole requests"
+                                          : "requests that may be split",
                 median(through_c), median(through_cpp), rounds, calls);
     for (const void* memory : {p.q.data, p.kv_cache.data, p.block_table.data, p.cache_seqlens.data})
         device_free(d, const_cast<void*>(memory));

@@ -1,16 +1,14 @@
 // Combines the pieces of split requests: with lse_i the base-2 logarithm of a piece's sum,
 //   lse = log2(sum_i 2^lse_i),  out = sum_i 2^(lse_i - lse) out_i,
-// a piece with lse_i = -inf being empty. Pieces are added in the order of their tokens, so the bits of
-// the result depend on the plan alone.
+// a piece with lse_i = -inf being empty. Pieces are added in an order that follows from their number and the
+// rows of a request alone, so the bits of the result depend on nothing else. A sink takes its part of the weights, and
+// lse does not see it.
 //
-// A sink takes its part of the weights, and lse does not see it.
-//
-// A warp computes a row of 512 columns: its lanes first fetch 32 pieces' lse at once, then the weights go
-// round and the loads of several pieces are in flight together. Units of work: in a default plan the cuts
-// (a request is combined by the unit of its first cut, the others leave at once), in a batch-invariant
-// plan the requests.
+// The split requests of the plan are cut into items, which the thread blocks take in turn. What counts is
+// latency, so that all loads of an item are in flight at once:
+//   few pieces    an item is kWarps rows, a warp computes one of them
+//   many pieces   an item is a row, or a quarter of one where rows are few, and the warps share the pieces too
 #pragma once
-#include "common/grid_dependency.cuh"
 #include "common/lengths.cuh"
 #include "common/numeric.cuh"
 #include "common/plan.cuh"
@@ -19,103 +17,243 @@
 namespace flashmla {
 
 constexpr int kCombineColumns = 512;
-constexpr int kCombineWarps = 8;
+constexpr int kCombineFewPieces = 12;
+// With fewer rows than this the columns of a row are shared out, too.
+constexpr int kCombineFewRows = 48;
+// With more there is enough to do for every warp.
+constexpr int kCombineManyRows = 4096;
+// A lane keeps the lse of so many pieces in registers: of 160 pieces a row, more than an H100 has multiprocessors.
+constexpr int kHeld = 5;
 
-// The accumulator slots of one request: `first`, then `count - 1` in a row from `rest` on.
-struct Slots {
-    int request, count, first, rest;
-
-    __device__ __forceinline__ int operator[](int i) const { return i == 0 ? first : rest + i - 1; }
-};
-
-// Which request a unit combines; count 0: none.
-__device__ __forceinline__ Slots find_slots(const CombineParams& p, int unit) {
-    const Border* borders = reinterpret_cast<const Border*>(p.borders);
-    const RequestPlan* requests = reinterpret_cast<const RequestPlan*>(p.requests);
-    Slots none = {0, 0, 0, 0};
-    if (p.batch_invariant) {
-        const RequestPlan plan = requests[unit];
-        if (plan.piece_tiles <= 0) return none;
-        const int pieces = (unit_tiles(p, unit) + plan.piece_tiles - 1) / plan.piece_tiles;
-        return {unit, pieces, plan.slot_base, plan.slot_base + 1};
-    }
-    const int cut = unit + 1;
-    const Border at = borders[cut], before = borders[cut - 1];
-    if (at.tile <= 0 || at.request < 0 || at.request >= p.b) return none;
-    if (before.request == at.request && before.tile > 0) return none;
-    // Cuts inside a request follow one another: no partition between them is empty.
-    const int last = min(requests[at.request].last_partition, p.partitions - 1);
-    return {at.request, last - cut + 2, slot_of({}, p.b, p.partitions, at.request, cut - 1, 0), cut - 1};
+// What differs between operations: which query tokens a request of the plan has, and sinks.
+__device__ __forceinline__ Unit unit_of(const CombineParams& p, int request) { return {request, p.tokens}; }
+__device__ __forceinline__ Unit unit_of(const DenseDecodeParams&, int request) { return {request, 1}; }
+__device__ __forceinline__ float sink_weight(const CombineParams& p, int64_t head, float reference) {
+    if (p.attn_sink == 0) return 0.f;
+    return exp2f(reinterpret_cast<const float*>(p.attn_sink)[head * p.attn_sink_stride] * kLog2E - reference);
 }
+__device__ __forceinline__ float sink_weight(const DenseDecodeParams&, int64_t, float) { return 0.f; }
 
-template <class T>
-__device__ __forceinline__ void combine(const CombineParams& p) {
-    const int rows = p.h_kv * p.rows;
-    const int blocks_per_unit = (rows + kCombineWarps - 1) / kCombineWarps;
-    const int unit = blockIdx.x / blocks_per_unit;
-    const int row = blockIdx.x % blocks_per_unit * kCombineWarps + threadIdx.x / 32;
-    const int lane = threadIdx.x % 32;
-    grid_dependency_wait();
-    if (row >= rows) return;
-    const Slots slots = find_slots(p, unit);
-    // A plan for other lengths may name accumulators that do not exist.
-    if (slots.count <= 0 || slots.first < 0 || slots.first >= p.slots || slots.rest < 0 ||
-        slots.count - 1 > p.slots - slots.rest)
-        return;
+// `Params` is that of any kernel that writes pieces; `ready(split)`, by all threads, waits until those of a request are there.
+template <class T, int kWarps, class Params, class Ready>
+class Combine {
+  public:
+    // Scratch: the sums of all warps but the first of each part.
+    static constexpr int kScratchBytes = kWarps * 128 * 4;
 
-    const float* split_lse = reinterpret_cast<const float*>(p.split_lse);
-    const float4* split_out = reinterpret_cast<const float4*>(p.split_out);
-    const auto load_lse = [&](int i) {
-        return i < slots.count ? split_lse[int64_t(slots[i]) * rows + row] : -INFINITY;
-    };
-    float highest = -INFINITY;
-    for (int i = lane; i < slots.count; i += 32) highest = fmaxf(highest, load_lse(i));
+    __device__ __forceinline__ Combine(const Params& p, float4* scratch, Ready& ready)
+        : p_(p), scratch_(scratch), ready_(ready), rows_(p.h_kv * p.rows), lane_(threadIdx.x % 32),
+          warp_(threadIdx.x / 32) {}
+
+    // Every `blocks`-th item from number `block` on.
+    __device__ __forceinline__ void run(int block, int blocks) {
+        const SplitPlan* splits = reinterpret_cast<const SplitPlan*>(p_.splits);
+        const int n = splits[0].request;  // the header
+        int64_t item = block, before = 0;
+        for (int base = 0; base < n; base += 32) {
+            SplitPlan mine = {};
+            if (base + lane_ < n) mine = splits[1 + base + lane_];
+            if (!valid(mine)) mine.pieces = 0;
+            int end = items(mine.pieces);
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, step));
-    // Any finite reference serves where all pieces are empty: every weight is 0 then.
-    const float reference = highest == -INFINITY ? 0.f : highest;
-
-    float sum = 0.f;
-    float4 out[4] = {};
-    for (int base = 0; base < slots.count; base += 32) {
-        const float mine = exp2f(load_lse(base + lane) - reference);
-        const int n = min(32, slots.count - base);
-#pragma unroll 4
-        for (int i = 0; i < n; ++i) {
-            const float weight = __shfl_sync(~0u, mine, i);
-            const float4* from = split_out + (int64_t(slots[base + i]) * rows + row) * (kCombineColumns / 4) + lane;
-            sum += weight;
-#pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                const float4 x = from[k * 32];
-                out[k].x += weight * x.x;
-                out[k].y += weight * x.y;
-                out[k].z += weight * x.z;
-                out[k].w += weight * x.w;
+            for (int step = 1; step < 32; step *= 2) {
+                const int left = __shfl_up_sync(~0u, end, step);
+                if (lane_ >= step) end += left;
             }
+            for (; item < before + __shfl_sync(~0u, end, 31); item += blocks) {
+                const int owner = __popc(__ballot_sync(~0u, before + end <= item));
+                const SplitPlan split = {__shfl_sync(~0u, mine.request, owner),
+                                         __shfl_sync(~0u, mine.pieces, owner),
+                                         __shfl_sync(~0u, mine.first_slot, owner),
+                                         __shfl_sync(~0u, mine.rest_slot, owner)};
+                const int first = __shfl_sync(~0u, end, owner) - items(split.pieces);
+                compute(split, int(item - before) - first);
+            }
+            before += __shfl_sync(~0u, end, 31);
         }
     }
-    const Unit place(slots.request, p.tokens);
-    const int kv_head = row / p.rows, query = row % p.rows;
-    const int64_t token = place.token + query / p.group, head = kv_head * p.group + query % p.group;
-    // What a sink takes: out * exp(lse) / (exp(lse) + exp(sink)).
-    float weights = sum;
-    if (p.attn_sink != 0)
-        weights += exp2f(reinterpret_cast<const float*>(p.attn_sink)[head * p.attn_sink_stride] * kLog2E - reference);
-    const float scale = sum == 0.f ? 0.f : 1.f / weights;  // NaN stays
-    uint16_t* to = reinterpret_cast<uint16_t*>(p.out) + place.request * p.out_strides[0] + token * p.out_strides[1] +
-                   head * p.out_strides[2];
+
+  private:
+    // A plan for other lengths may name what does not exist.
+    __device__ __forceinline__ bool valid(const SplitPlan& s) const {
+        return s.request >= 0 && s.request < p_.b && s.pieces > 0 && s.first_slot >= 0 && s.first_slot < p_.slots &&
+               s.rest_slot >= 0 && s.pieces - 1 <= p_.slots - s.rest_slot;
+    }
+
+    __device__ __forceinline__ bool few(int pieces) const {
+        return pieces <= kCombineFewPieces || rows_ > kCombineManyRows;
+    }
+
+    __device__ __forceinline__ int items(int pieces) const {
+        if (pieces <= 0) return 0;
+        if (few(pieces)) return (rows_ + kWarps - 1) / kWarps;
+        return rows_ < kCombineFewRows ? rows_ * 4 : rows_;
+    }
+
+    __device__ __forceinline__ void compute(const SplitPlan& split, int item) {
+        const bool alone = few(split.pieces), quarter = rows_ < kCombineFewRows;
+        ready_(split);
+        const int row = alone ? item * kWarps + warp_ : quarter ? item / 4 : item;
+        if (row >= rows_) return;
+        if (alone) {
+            whole_row(split, row);
+        } else {
+            shared_row(split, row, quarter ? item % 4 : 0, quarter ? 1 : 4);
+        }
+    }
+
+    static __device__ __forceinline__ int slot(const SplitPlan& s, int i) {
+        return i == 0 ? s.first_slot : s.rest_slot + i - 1;
+    }
+    __device__ __forceinline__ float load_lse(const SplitPlan& s, int i, int row) const {
+        return i < s.pieces ? reinterpret_cast<const float*>(p_.split_lse)[int64_t(slot(s, i)) * rows_ + row] : -INFINITY;
+    }
+    // Four columns of a piece: those of this lane in part `part` of 128.
+    __device__ __forceinline__ float4 load_out(const SplitPlan& s, int i, int row, int part) const {
+        return reinterpret_cast<const float4*>(
+            p_.split_out)[(int64_t(slot(s, i)) * rows_ + row) * (kCombineColumns / 4) + part * 32 + lane_];
+    }
+
+    static __device__ __forceinline__ void add(float4& sum, float weight, float4 x) {
+        sum.x += weight * x.x;
+        sum.y += weight * x.y;
+        sum.z += weight * x.z;
+        sum.w += weight * x.w;
+    }
+
+    // The reference of a row's weights, any finite one where all pieces are empty, and the sum of the weights.
+    struct Total {
+        float reference, sum;
+    };
+    __device__ __forceinline__ Total total(const SplitPlan& s, int row) const {
+        // All at once, as far as that goes.
+        float held[kHeld];
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-        const uint2 packed = {T::pack(out[k].x * scale, out[k].y * scale), T::pack(out[k].z * scale, out[k].w * scale)};
-        *reinterpret_cast<uint2*>(to + (k * 32 + lane) * 4) = packed;
+        for (int k = 0; k < kHeld; ++k) held[k] = load_lse(s, lane_ + 32 * k, row);
+        float highest = held[0];
+#pragma unroll
+        for (int k = 1; k < kHeld; ++k) highest = fmaxf(highest, held[k]);
+#pragma unroll 1
+        for (int i = lane_ + 32 * kHeld; i < s.pieces; i += 32) highest = fmaxf(highest, load_lse(s, i, row));
+#pragma unroll
+        for (int step = 16; step > 0; step /= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, step));
+        const float reference = highest == -INFINITY ? 0.f : highest;
+        float sum = 0.f;
+#pragma unroll
+        for (int k = 0; k < kHeld; ++k) sum += exp2f(held[k] - reference);
+#pragma unroll 1
+        for (int i = lane_ + 32 * kHeld; i < s.pieces; i += 32) sum += exp2f(load_lse(s, i, row) - reference);
+#pragma unroll
+        for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+        return {reference, sum};
     }
-    if (lane == 0 && p.lse != 0) {
-        float lse = (reference + log2f(sum)) * kLn2;
-        if (sum == 0.f) lse = p.lse_empty_pos_inf ? INFINITY : -INFINITY;
-        reinterpret_cast<float*>(p.lse)[place.request * p.lse_strides[0] + head * p.lse_strides[1] +
-                                        token * p.lse_strides[2]] = lse;
+
+    // A warp computes a row.
+    __device__ __forceinline__ void whole_row(const SplitPlan& s, int row) {
+        constexpr int kAtOnce = 3;
+        float4 sum[4] = {};
+        Total all;
+#pragma unroll 1
+        for (int base = 0; base < s.pieces; base += kAtOnce) {
+            float4 x[kAtOnce][4];
+            float lse[kAtOnce];
+#pragma unroll
+            for (int i = 0; i < kAtOnce; ++i) {
+                lse[i] = load_lse(s, base + i, row);
+                if (base + i >= s.pieces) continue;
+#pragma unroll
+                for (int k = 0; k < 4; ++k) x[i][k] = load_out(s, base + i, row, k);
+            }
+            // After the loads of the pieces, which need not wait for it.
+            if (base == 0) all = total(s, row);
+#pragma unroll
+            for (int i = 0; i < kAtOnce; ++i) {
+                if (base + i >= s.pieces) continue;
+                const float weight = exp2f(lse[i] - all.reference);
+#pragma unroll
+                for (int k = 0; k < 4; ++k) add(sum[k], weight, x[i][k]);
+            }
+        }
+        const At at(p_, s, row);
+        const float scale = scale_of(at, all);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) store(at, k, sum[k], scale);
+        if (lane_ == 0) store_lse(at, all);
     }
-}
+
+    // The block computes one part of 128 columns of a row, or all four; the warps of a part share its pieces.
+    __device__ __forceinline__ void shared_row(const SplitPlan& s, int row, int part, int parts) {
+        constexpr int kAtOnce = 6;
+        const int sharing = kWarps / parts, share = warp_ / parts;
+        part += warp_ % parts;
+        const int each = (s.pieces + sharing - 1) / sharing;
+        const int begin = share * each, end = min(begin + each, s.pieces);
+        float4 sum = {};
+        Total all;
+#pragma unroll 1
+        for (int base = begin; base < begin + each; base += kAtOnce) {
+            float4 x[kAtOnce];
+            float lse[kAtOnce];
+#pragma unroll
+            for (int i = 0; i < kAtOnce; ++i) {
+                if (base + i >= end) continue;
+                lse[i] = load_lse(s, base + i, row);
+                x[i] = load_out(s, base + i, row, part);
+            }
+            // After the loads of the pieces, which need not wait for it.
+            if (base == begin) all = total(s, row);
+#pragma unroll
+            for (int i = 0; i < kAtOnce; ++i) {
+                if (base + i < end) add(sum, exp2f(lse[i] - all.reference), x[i]);
+            }
+        }
+        scratch_[warp_ * 32 + lane_] = sum;
+        __syncthreads();
+        if (share == 0) {
+#pragma unroll 1
+            for (int i = 1; i < sharing; ++i) add(sum, 1.f, scratch_[(i * parts + warp_) * 32 + lane_]);
+            const At at(p_, s, row);
+            store(at, part, sum, scale_of(at, all));
+            if (part == 0 && lane_ == 0) store_lse(at, all);
+        }
+        __syncthreads();
+    }
+
+    struct At {
+        int64_t request, token, head;
+
+        __device__ __forceinline__ At(const Params& p, const SplitPlan& s, int row) {
+            const Unit unit = unit_of(p, s.request);
+            const int kv_head = row / p.rows, query = row % p.rows;
+            request = unit.request;
+            token = unit.token + query / p.group;
+            head = kv_head * p.group + query % p.group;
+        }
+    };
+
+    __device__ __forceinline__ float scale_of(const At& at, Total all) const {
+        return all.sum == 0.f ? 0.f : 1.f / (all.sum + sink_weight(p_, at.head, all.reference));  // NaN stays
+    }
+
+    __device__ __forceinline__ void store(const At& at, int part, float4 x, float scale) const {
+        uint16_t* to = reinterpret_cast<uint16_t*>(p_.out) + at.request * p_.out_strides[0] +
+                       at.token * p_.out_strides[1] + at.head * p_.out_strides[2];
+        const uint2 packed = {T::pack(x.x * scale, x.y * scale), T::pack(x.z * scale, x.w * scale)};
+        *reinterpret_cast<uint2*>(to + (part * 32 + lane_) * 4) = packed;
+    }
+
+    __device__ __forceinline__ void store_lse(const At& at, Total all) const {
+        if (p_.lse == 0) return;
+        float lse = (all.reference + log2f(all.sum)) * kLn2;
+        if (all.sum == 0.f) lse = p_.lse_empty_pos_inf ? INFINITY : -INFINITY;
+        reinterpret_cast<float*>(
+            p_.lse)[at.request * p_.lse_strides[0] + at.head * p_.lse_strides[1] + at.token * p_.lse_strides[2]] = lse;
+    }
+
+    const Params& p_;
+    float4* scratch_;
+    Ready& ready_;
+    const int rows_, lane_, warp_;
+};
 
 }  // namespace flashmla

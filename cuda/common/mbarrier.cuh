@@ -34,8 +34,9 @@ __device__ __forceinline__ void mbarrier_arrive_expect_tx(uint32_t barrier, uint
                  : "memory");
 }
 
-// Lanes that arrive for a warp: after __syncwarp the arrival of one orders what all of them did. That is what the memory
-// model says; racecheck credits the arriving lane alone, so that a build for it lets every lane arrive (build.rs).
+// Lanes that arrive for a warp: after __syncwarp the arrival of one orders what all of them did. That is what the
+// memory model says; racecheck credits the arriving lane alone, so that a build for it lets every lane arrive
+// (build.rs).
 #ifdef FLASHMLA_RACECHECK
 constexpr int kArrivalsOfWarp = 32;
 #else

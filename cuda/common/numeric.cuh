@@ -29,17 +29,17 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return r;
 }
 
-// Within one unit in the last place; a division would be a call.
-__device__ __forceinline__ float rcp_approx(float x) {
-    float r;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
-    return r;
-}
-
-// Within 2^-22 absolutely next to 1, relatively elsewhere.
+// Within 2^-22, absolutely for results of about 1 and relatively beyond.
 __device__ __forceinline__ float log2_approx(float x) {
     float r;
     asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+}
+
+// Within a unit in the last place; of infinity 0.
+__device__ __forceinline__ float reciprocal_approx(float x) {
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
     return r;
 }
 

@@ -7,25 +7,32 @@ namespace flashmla {
 constexpr int kTileTokens = 64;
 constexpr int kRequestCost = 4;
 constexpr int kMinPieceTiles = 2;
-constexpr int kMinStretch = 4;
+constexpr int kMinSplitTiles = 4;
+constexpr int kMinStretch = 1;
 constexpr int kSplitCost = 4;
 constexpr int kInvariantPieceTiles = 32;
 constexpr int kInvariantMaxPieces = 16;
 constexpr int kMaxPartitions = 1024;
 
-// The start of a stretch: a tile of a request.
-struct alignas(8) Border {
-    int request, tile;
+// The start of a stretch: a tile of a request, and how many tokens that has. And the tiles of the whole plan.
+struct alignas(16) Border {
+    int request, tile, tokens, plan_tiles;
 };
 
 __device__ __forceinline__ bool operator<(Border a, Border b) {
     return a.request < b.request || (a.request == b.request && a.tile < b.tile);
 }
 
-struct alignas(16) RequestPlan {
-    int first_partition, last_partition;
-    // Batch-invariant plans: slot of the first piece and tiles of a piece, 0 for a whole request.
+// How a batch-invariant plan cuts a request: slot of the first piece and tiles of a piece, 0 for a whole request.
+struct alignas(8) RequestPlan {
     int slot_base, piece_tiles;
+};
+
+// A request that is split, and its accumulators: `first_slot` and the others in a row from `rest_slot` on. The list of
+// these begins with a record whose `request` is their number.
+struct alignas(16) SplitPlan {
+    int request, pieces;
+    int first_slot, rest_slot;
 };
 
 __device__ __forceinline__ int clamp_tokens(int tokens, int max_tokens) { return min(max(tokens, 0), max_tokens); }

@@ -9,7 +9,6 @@ use crate::cpu;
 use crate::err;
 use crate::problem::dense_decode::{DenseDecode, Raw, Shape};
 use crate::problem::tensor::{check_address, Rules, Tensor};
-use crate::schedule::Work;
 use crate::status::Result;
 use crate::workspace::PlanLayout;
 
@@ -274,7 +273,7 @@ fn shape(context: &*const flashmla_context_t, params: *const Params) -> Result<(
 
 fn check_plan_buffer(context: &Context, shape: &Shape, plan: &flashmla_plan_t) -> Result<()> {
     let needed = match context.grid(shape) {
-        Some(grid) if !shape.is_empty() => PlanLayout::new(Work::from(shape).requests, grid.partitions).size,
+        Some(grid) if !shape.is_empty() => PlanLayout::new(shape, grid.partitions).size,
         _ => return Ok(()),
     };
     if (plan.size as u64) < needed {

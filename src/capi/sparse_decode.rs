@@ -295,7 +295,7 @@ fn shape(context: &*const flashmla_context_t, params: *const Params) -> Result<(
 
 fn check_plan_buffer(context: &Context, shape: &Shape, plan: &flashmla_plan_t) -> Result<()> {
     let needed = match plans::grid(context, shape) {
-        Some(grid) if !shape.is_empty() => PlanLayout::new(shape.units(), grid.partitions).size,
+        Some(grid) if !shape.is_empty() => PlanLayout::new(shape, grid.partitions).size,
         _ => return Ok(()),
     };
     if (plan.size as u64) < needed {

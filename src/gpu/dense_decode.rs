@@ -1,16 +1,17 @@
-//! Dense decode on the GPU: the plan, then the attention of every piece of work, then the
-//! combination of the requests that were split.
+//! Dense decode on the GPU: the plan, then one kernel that computes the attention of every piece of work and combines
+//! the requests that were split.
 
+use super::call_number;
 use super::driver::Handle;
 use super::launch::Launch;
 use super::library::Loader;
-use super::params::{CombineParams, DenseDecodeParams, Divisor, PlanParams};
+use super::params::{DenseDecodeParams, Divisor, PlanParams};
 use super::tensor_map::{TensorMap, Tiled};
 use super::GpuDevice;
 use crate::problem::dense_decode::{DenseDecode, Dtype, Shape, D_V};
 use crate::problem::layout::Layout;
 use crate::problem::tensor::Tensor;
-use crate::schedule::{ceil_div, Grid, BLOCK_ROWS, TILE_TOKENS};
+use crate::schedule::{Grid, Work, BLOCK_ROWS, TILE_TOKENS};
 use crate::status::Result;
 use crate::workspace::{PlanLayout, SplitLayout};
 use std::ffi::{c_void, CStr};
@@ -19,9 +20,8 @@ use std::ptr;
 /// Threads of a block, as the kernels are compiled.
 const PLAN_THREADS: u32 = 1024;
 const DECODE_THREADS: u32 = 384;
-const COMBINE_THREADS: u32 = 256;
-/// A warp combines one row.
-const COMBINE_ROWS: i64 = COMBINE_THREADS as i64 / 32;
+/// Fewer rows than this are combined by a block for each quarter of a row, else for each row.
+const COMBINE_FEW_ROWS: i64 = 48;
 /// Dynamic shared memory of the attention kernels: all that a block can have.
 const SM90_SMEM_BYTES: u32 = 232448;
 /// Column tiles that one copy takes of a whole tile of the cache.
@@ -83,9 +83,13 @@ impl GpuDevice {
         let grid = Grid::new(shape, self.multiprocessors());
         let name = match shape.layout {
             Layout::Plain => DECODE[decode_index(shape)].to_str().unwrap_or_default(),
-            fp8 => super::sparse_decode::kernel_name(fp8, grid.row_blocks),
+            fp8 => super::sparse_decode::kernel_name(fp8),
         };
-        let thread_blocks = if shape.is_empty() { 0 } else { thread_blocks(shape, &grid) };
+        let combining = match shape.layout {
+            Layout::Plain => combining_blocks(shape, &grid, &SplitLayout::new(shape, &grid)),
+            _ => 0,
+        };
+        let thread_blocks = if shape.is_empty() { 0 } else { thread_blocks(shape, &grid) + combining };
         Ok(Selection { name, grid, thread_blocks })
     }
 
@@ -95,12 +99,13 @@ impl GpuDevice {
             return Ok(());
         }
         let grid = Grid::new(shape, self.multiprocessors());
-        let layout = PlanLayout::new(shape.b, grid.partitions);
+        let layout = PlanLayout::new(shape, grid.partitions);
         let params = PlanParams {
             lens: lens.addr,
             lens_strides: [lens.strides[0], 0],
             borders: plan + layout.borders,
             requests: plan + layout.requests,
+            splits: plan + layout.splits,
             b: shape.b as i32,
             partitions: grid.partitions as i32,
             max_tokens: shape.max_tokens() as i32,
@@ -130,18 +135,12 @@ impl GpuDevice {
         let split = SplitLayout::new(shape, &grid);
         problem.check_workspace(split.size)?;
         let stream = Handle(stream as usize);
-        self.with_context(|| {
-            self.attend(problem, &grid, &split, plan, stream)?;
-            if split.slots > 0 {
-                self.combine(problem, &grid, &split, plan, stream)?;
-            }
-            Ok(())
-        })
+        self.with_context(|| self.attend(problem, &grid, &split, plan, stream))
     }
 
     fn attend(&self, problem: &DenseDecode, grid: &Grid, split: &SplitLayout, plan: u64, stream: Handle) -> Result<()> {
         let shape = &problem.shape;
-        let layout = PlanLayout::new(shape.b, grid.partitions);
+        let layout = PlanLayout::new(shape, grid.partitions);
         let q_box_rows = gcd(shape.group(), BLOCK_ROWS) as u32;
         let kv_box_tokens = gcd(shape.page_block_size, TILE_TOKENS) as u32;
         let q = Tiled { name: "q", tensor: &problem.q, dtype: shape.dtype, axes: [2, 1, 0], columns: (0, shape.d_qk) };
@@ -180,12 +179,15 @@ impl GpuDevice {
             borders: plan + layout.borders,
             // The borders say it all in a default plan, which saves each block a read.
             requests: if shape.batch_invariant { plan + layout.requests } else { 0 },
+            splits: plan + layout.splits,
             out: problem.out.addr,
             out_strides: outer_strides(&problem.out),
             lse,
             lse_strides,
             split_out: problem.workspace + split.out,
             split_lse: problem.workspace + split.lse,
+            rendezvous: problem.workspace + split.rendezvous,
+            call: call_number::next(),
             b: shape.b as i32,
             s_q: shape.s_q as i32,
             h_kv: shape.h_kv as i32,
@@ -208,8 +210,8 @@ impl GpuDevice {
         };
         let launch = Launch {
             kernel: self.dense_decode.decode[decode_index(shape)],
-            // Fits: see `thread_blocks`.
-            grid: thread_blocks(shape, grid) as u32,
+            // Fits: a test counts.
+            grid: (thread_blocks(shape, grid) + combining_blocks(shape, grid, split)) as u32,
             block: DECODE_THREADS,
             cluster: 1,
             shared_bytes: SM90_SMEM_BYTES,
@@ -217,52 +219,6 @@ impl GpuDevice {
         };
         // SAFETY: what the attention kernels take.
         unsafe { self.launch(&launch, stream, [address(&q), address(&kv), address(&kv_rope), address(&params)]) }
-    }
-
-    fn combine(
-        &self,
-        problem: &DenseDecode,
-        grid: &Grid,
-        split: &SplitLayout,
-        plan: u64,
-        stream: Handle,
-    ) -> Result<()> {
-        let shape = &problem.shape;
-        let layout = PlanLayout::new(shape.b, grid.partitions);
-        let (lse, lse_strides) = lse(problem);
-        let params = CombineParams {
-            lens: problem.cache_seqlens.addr,
-            lens_strides: [problem.cache_seqlens.strides[0], 0],
-            borders: plan + layout.borders,
-            requests: plan + layout.requests,
-            out: problem.out.addr,
-            out_strides: outer_strides(&problem.out),
-            lse,
-            lse_strides,
-            split_out: problem.workspace + split.out,
-            split_lse: problem.workspace + split.lse,
-            b: shape.b as i32,
-            h_kv: shape.h_kv as i32,
-            group: shape.group() as i32,
-            rows: shape.rows() as i32,
-            partitions: grid.partitions as i32,
-            max_tokens: shape.max_tokens() as i32,
-            tokens: 1,
-            batch_invariant: shape.batch_invariant as i32,
-            lse_empty_pos_inf: shape.lse_empty_pos_inf as i32,
-            slots: split.slots as i32,
-            ..Default::default()
-        };
-        let launch = Launch {
-            kernel: self.dense_decode.combine[combine_index(shape)],
-            grid: combine_blocks(shape, grid) as u32,
-            block: COMBINE_THREADS,
-            cluster: 1,
-            shared_bytes: 0,
-            overlaps: true,
-        };
-        // SAFETY: what the combine kernels take.
-        unsafe { self.launch(&launch, stream, [address(&params)]) }
     }
 }
 
@@ -274,11 +230,19 @@ fn thread_blocks(shape: &Shape, grid: &Grid) -> i64 {
     grid.row_blocks * shape.h_kv * grid.partitions
 }
 
-/// A default plan combines at each cut, a batch-invariant one each request. There are no more blocks
-/// than query rows of the batch in the latter, and in the former few rows where there are cuts.
-fn combine_blocks(shape: &Shape, grid: &Grid) -> i64 {
-    let units = if shape.batch_invariant { shape.b } else { grid.partitions - 1 };
-    units * ceil_div(shape.h_kv * shape.rows(), COMBINE_ROWS)
+/// The blocks that follow where requests can be split: those that combine, and one that ends the rendezvous.
+fn combining_blocks(shape: &Shape, grid: &Grid, split: &SplitLayout) -> i64 {
+    match split.slots {
+        0 => 0,
+        _ => combine_blocks(shape.into(), grid.partitions, grid.multiprocessors, shape.h_kv * shape.rows()) + 1,
+    }
+}
+
+/// Blocks that combine the rows of split requests: no more than items that there can be (any/combine.cuh).
+pub(super) fn combine_blocks(work: Work, partitions: i64, multiprocessors: i64, rows: i64) -> i64 {
+    let most_splits = if work.batch_invariant { work.requests } else { work.requests.min(partitions - 1) };
+    let items = rows * if rows < COMBINE_FEW_ROWS { 4 } else { 1 };
+    multiprocessors.min(most_splits * items)
 }
 
 /// Strides of request, token and head.
@@ -324,7 +288,7 @@ mod tests {
         let groups = constant(config, "kBarriersPerStage");
         assert_eq!(groups * KV_BOX_TILES as i64 * TILE_COLUMNS, D_V);
         assert_eq!(constant(include_str!("../../cuda/any/plan.cu"), "kThreads"), PLAN_THREADS as i64);
-        assert_eq!(constant(include_str!("../../cuda/any/combine.cuh"), "kCombineWarps"), COMBINE_ROWS);
+        assert_eq!(constant(include_str!("../../cuda/any/combine.cuh"), "kCombineFewRows"), COMBINE_FEW_ROWS);
         // The kernel asserts its need against the same number.
         let work = include_str!("../../cuda/sm90/dense_decode/work.cuh");
         assert!(work.contains(&format!("static_assert(kSharedBytes <= {SM90_SMEM_BYTES}")));
@@ -354,8 +318,12 @@ mod tests {
                             };
                             let Ok(shape) = Shape::check(&raw) else { continue };
                             let grid = Grid::new(&shape, 132);
-                            assert!((1..=MAX_SIZE).contains(&thread_blocks(&shape, &grid)), "{shape:?}");
-                            assert!((0..=MAX_SIZE).contains(&combine_blocks(&shape, &grid)), "{shape:?}");
+                            let split = SplitLayout::new(&shape, &grid);
+                            let blocks = thread_blocks(&shape, &grid) + combining_blocks(&shape, &grid, &split);
+                            assert!((1..=MAX_SIZE).contains(&blocks), "{shape:?}");
+                            // Each has a word to meet by, after the counter.
+                            let words = (split.size - split.rendezvous) / 8;
+                            assert!(split.slots == 0 || blocks < words as i64, "{shape:?}");
                             checked += 1;
                         }
                     }

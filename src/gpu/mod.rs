@@ -1,6 +1,7 @@
 //! The GPU backend: the driver, the embedded kernels, and one file per operation that turns a
 //! checked problem into launches.
 
+pub mod call_number;
 pub mod dense_decode;
 pub mod driver;
 pub mod kernels;

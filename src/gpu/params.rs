@@ -13,10 +13,12 @@ pub struct PlanParams {
     /// The same of the second index list of sparse decode.
     pub extra_lens: u64,
     pub extra_lens_strides: [i64; 2],
-    /// i32 pairs `[partitions + 1]`.
+    /// `Border [partitions + 1]`.
     pub borders: u64,
-    /// i32 quadruples `[b]`.
+    /// `RequestPlan [b]`, of a batch-invariant plan.
     pub requests: u64,
+    /// `SplitPlan`, one more than requests are split.
+    pub splits: u64,
     /// Requests of the plan.
     pub b: i32,
     pub partitions: i32,
@@ -42,6 +44,7 @@ pub struct DenseDecodeParams {
     /// The plan; `requests` is 0 unless it is batch-invariant, others say nothing there.
     pub borders: u64,
     pub requests: u64,
+    pub splits: u64,
     /// BF16 or FP16; strides of request, token, head.
     pub out: u64,
     pub out_strides: [i64; 3],
@@ -51,6 +54,9 @@ pub struct DenseDecodeParams {
     /// FP32 `[slots, h_kv * rows, 512]` and `[slots, h_kv * rows]` (base-2 logarithms).
     pub split_out: u64,
     pub split_lse: u64,
+    /// u64 `[1 + blocks of the grid]` and the number of this call: `cuda/common/rendezvous.cuh`.
+    pub rendezvous: u64,
+    pub call: u64,
     pub b: i32,
     pub s_q: i32,
     pub h_kv: i32,
@@ -159,13 +165,8 @@ pub struct SparseDecodeParams {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct CombineParams {
-    /// As in `PlanParams`.
-    pub lens: u64,
-    pub lens_strides: [i64; 2],
-    pub extra_lens: u64,
-    pub extra_lens_strides: [i64; 2],
-    pub borders: u64,
-    pub requests: u64,
+    /// The plan's list of split requests.
+    pub splits: u64,
     pub out: u64,
     pub out_strides: [i64; 3],
     pub lse: u64,
@@ -182,11 +183,7 @@ pub struct CombineParams {
     /// Rows of a request of the plan and a KV head.
     pub rows: i32,
     pub partitions: i32,
-    pub max_tokens: i32,
-    pub extra_max_tokens: i32,
     pub tokens: i32,
-    pub causal: i32,
-    pub batch_invariant: i32,
     pub lse_empty_pos_inf: i32,
     /// As in the kernel that wrote them.
     pub slots: i32,

@@ -1,6 +1,7 @@
 //! Decode over FP8 pages on the GPU, sparse, and dense through a block table: the plan, then the attention of
 //! every piece of work, then the combination of the query tokens that were split.
 
+use super::dense_decode::combine_blocks;
 use super::driver::Handle;
 use super::launch::Launch;
 use super::library::Loader;
@@ -11,7 +12,7 @@ use crate::problem::dense_decode::{self as dense, DenseDecode, Dtype};
 use crate::problem::layout::Layout;
 use crate::problem::sparse_decode::{Cache, Shape, SparseDecode};
 use crate::problem::tensor::Tensor;
-use crate::schedule::{self, ceil_div, Grid, Work, BLOCK_ROWS};
+use crate::schedule::{self, Grid, Work, BLOCK_ROWS};
 use crate::status::Result;
 use crate::workspace::{self, PlanLayout, SplitLayout};
 use std::ffi::{c_void, CStr};
@@ -21,34 +22,21 @@ use std::ptr;
 const PLAN_THREADS: u32 = 1024;
 const DECODE_THREADS: u32 = 384;
 const COMBINE_THREADS: u32 = 256;
-/// A warp combines one row.
-const COMBINE_ROWS: i64 = COMBINE_THREADS as i64 / 32;
 /// Dynamic shared memory of the attention kernels: all that a block can have.
 const SM90_SMEM_BYTES: u32 = 232448;
 
 /// By `decode_index`.
-const DECODE: [&CStr; 4] = [
-    c"flashmla_sm90_sparse_decode_v32",
-    c"flashmla_sm90_sparse_decode_v32_pair",
-    c"flashmla_sm90_sparse_decode_v4",
-    c"flashmla_sm90_sparse_decode_v4_pair",
-];
+const DECODE: [&CStr; 2] = [c"flashmla_sm90_sparse_decode_v32", c"flashmla_sm90_sparse_decode_v4"];
 
-/// Where the heads fill an even number of thread blocks, two of them share the work of fetching tokens.
-fn cluster(row_blocks: i64) -> u32 {
-    if row_blocks % 2 == 0 {
-        2
-    } else {
-        1
+fn decode_index(layout: Layout) -> usize {
+    match layout {
+        Layout::V4 => 1,
+        _ => 0,
     }
 }
 
-fn decode_index(layout: Layout, row_blocks: i64) -> usize {
-    (if layout == Layout::V4 { 2 } else { 0 }) + cluster(row_blocks) as usize - 1
-}
-
-pub fn kernel_name(layout: Layout, row_blocks: i64) -> &'static str {
-    DECODE[decode_index(layout, row_blocks)].to_str().unwrap_or_default()
+pub fn kernel_name(layout: Layout) -> &'static str {
+    DECODE[decode_index(layout)].to_str().unwrap_or_default()
 }
 
 /// The kernels of this operation that no other has.
@@ -85,7 +73,7 @@ impl GpuDevice {
     pub fn sparse_decode_kernel(&self, shape: &Shape) -> Selection {
         let grid = Grid::of_heads(shape.h_q, self.multiprocessors());
         let thread_blocks = if shape.is_empty() { 0 } else { grid.row_blocks * grid.partitions };
-        Selection { name: kernel_name(shape.layout, grid.row_blocks), grid, thread_blocks }
+        Selection { name: kernel_name(shape.layout), grid, thread_blocks }
     }
 
     /// Writes the plan for the lengths that are there when the stream gets there.
@@ -125,10 +113,11 @@ impl GpuDevice {
     }
 
     fn write_plan(&self, work: Work, grid: &Grid, lens: PlanParams, plan: u64, stream: u64) -> Result<()> {
-        let layout = PlanLayout::new(work.requests, grid.partitions);
+        let layout = PlanLayout::new(work, grid.partitions);
         let params = PlanParams {
             borders: plan + layout.borders,
             requests: plan + layout.requests,
+            splits: plan + layout.splits,
             b: work.requests as i32,
             partitions: grid.partitions as i32,
             batch_invariant: work.batch_invariant as i32,
@@ -184,11 +173,11 @@ impl GpuDevice {
         stream: u64,
     ) -> Result<()> {
         let launch = Launch {
-            kernel: self.sparse_decode.decode[decode_index(layout, params.row_blocks as i64)],
+            kernel: self.sparse_decode.decode[decode_index(layout)],
             // At most the multiprocessors, or with one partition the heads, of which there are less than 2^31.
             grid: (params.row_blocks * params.partitions) as u32,
             block: DECODE_THREADS,
-            cluster: cluster(params.row_blocks as i64),
+            cluster: 1,
             shared_bytes: SM90_SMEM_BYTES,
             overlaps: true,
         };
@@ -203,12 +192,11 @@ impl GpuDevice {
             if params.slots == 0 || splits_nothing(work, params) {
                 return Ok(());
             }
-            let units = if work.batch_invariant { work.requests } else { params.partitions as i64 - 1 };
+            let (partitions, rows) = (params.partitions as i64, params.h_q as i64);
             let launch = Launch {
                 // Of BF16.
                 kernel: self.dense_decode.combine[0],
-                // Batch-invariant: no more than the query rows of the batch; otherwise few rows where there are cuts.
-                grid: (units * ceil_div(params.h_q as i64, COMBINE_ROWS)) as u32,
+                grid: combine_blocks(work, partitions, self.multiprocessors(), rows) as u32,
                 block: COMBINE_THREADS,
                 cluster: 1,
                 shared_bytes: 0,
@@ -230,7 +218,7 @@ fn splits_nothing(work: Work, p: &SparseDecodeParams) -> bool {
 
 /// What follows from the plan and the workspace.
 fn common(work: Work, grid: &Grid, split: &SplitLayout, plan: u64, workspace: u64) -> SparseDecodeParams {
-    let layout = PlanLayout::new(work.requests, grid.partitions);
+    let layout = PlanLayout::new(work, grid.partitions);
     SparseDecodeParams {
         borders: plan + layout.borders,
         // The borders say it all in a default plan, which saves each block a read.
@@ -318,14 +306,9 @@ fn queries(
 }
 
 fn combine_params(work: Work, p: &SparseDecodeParams, plan: u64) -> CombineParams {
-    let layout = PlanLayout::new(work.requests, p.partitions as i64);
+    let layout = PlanLayout::new(work, p.partitions as i64);
     CombineParams {
-        lens: p.lens,
-        lens_strides: p.lens_strides,
-        extra_lens: p.extra_lens,
-        extra_lens_strides: p.extra_lens_strides,
-        borders: plan + layout.borders,
-        requests: plan + layout.requests,
+        splits: plan + layout.splits,
         out: p.out,
         out_strides: p.out_strides,
         lse: p.lse,
@@ -340,11 +323,7 @@ fn combine_params(work: Work, p: &SparseDecodeParams, plan: u64) -> CombineParam
         group: p.h_q,
         rows: p.h_q,
         partitions: p.partitions,
-        max_tokens: p.max_tokens,
-        extra_max_tokens: p.extra_max_tokens,
         tokens: p.tokens,
-        causal: p.causal,
-        batch_invariant: work.batch_invariant as i32,
         lse_empty_pos_inf: p.lse_empty_pos_inf,
         slots: p.slots,
     }

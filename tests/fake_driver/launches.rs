@@ -4,7 +4,7 @@ use super::api::*;
 use super::control::{Fake, Launch, TensorMap};
 use super::process::{alone, Driver};
 use flashmla::capi::types::*;
-use flashmla::gpu::params::{CombineParams, DenseDecodeParams, PlanParams};
+use flashmla::gpu::params::{DenseDecodeParams, PlanParams};
 use flashmla::status::*;
 
 type Params = flashmla::capi::dense_decode::flashmla_dense_decode_params_t;
@@ -27,7 +27,7 @@ struct Expected {
     kernel: &'static str,
     row_blocks: i32,
     partitions: i32,
-    /// Thread blocks of the combine kernel and accumulator slots; `None`: nothing can be split.
+    /// Further thread blocks, which combine, and accumulator slots; `None`: nothing can be split.
     combine: Option<(u32, u64)>,
     q_box_rows: u32,
     kv_box_tokens: u32,
@@ -41,8 +41,9 @@ fn table() -> Vec<Expected> {
         kernel: "flashmla_sm90_dense_decode_bf16_576",
         row_blocks: 2,
         partitions: 66,
-        // 65 cuts times 128 / 8 rows; 65 slots behind cuts and 65 first pieces.
-        combine: Some((65 * 16, 130)),
+        // 65 cuts times 128 rows are more than the multiprocessors; one more block ends the rendezvous. 65 slots behind
+        // cuts and 65 first pieces.
+        combine: Some((133, 130)),
         q_box_rows: 64,
         kv_box_tokens: 64,
     };
@@ -53,7 +54,7 @@ fn table() -> Vec<Expected> {
             problem: DenseDecode::new(128, 2, 128),
             row_blocks: 4,
             partitions: 33,
-            combine: Some((32 * 32, 64)),
+            combine: Some((133, 64)),
             ..base
         },
         Expected {
@@ -62,7 +63,27 @@ fn table() -> Vec<Expected> {
             kernel: "flashmla_sm90_dense_decode_bf16_576",
             row_blocks: 1,
             partitions: 132,
-            combine: Some((131 * 2, 131 + 5)),
+            combine: Some((133, 131 + 5)),
+            q_box_rows: 16,
+            ..base
+        },
+        Expected {
+            name: "8 heads, one request",
+            problem: DenseDecode::new(1, 1, 8),
+            row_blocks: 1,
+            partitions: 132,
+            // A quarter of a row each.
+            combine: Some((8 * 4 + 1, 131 + 1)),
+            q_box_rows: 8,
+            ..base
+        },
+        Expected {
+            name: "48 heads, one request",
+            problem: DenseDecode::new(1, 1, 48),
+            row_blocks: 1,
+            partitions: 132,
+            // A row each.
+            combine: Some((48 + 1, 131 + 1)),
             q_box_rows: 16,
             ..base
         },
@@ -72,7 +93,7 @@ fn table() -> Vec<Expected> {
             kernel: "flashmla_sm90_dense_decode_bf16_576",
             row_blocks: 1,
             partitions: 44,
-            combine: Some((43 * 2, 86)),
+            combine: Some((133, 86)),
             q_box_rows: 4,
             ..base
         },
@@ -82,7 +103,7 @@ fn table() -> Vec<Expected> {
             kernel: "flashmla_sm90_dense_decode_bf16_576",
             row_blocks: 3,
             partitions: 44,
-            combine: Some((43 * 19, 43 + 7)),
+            combine: Some((133, 43 + 7)),
             q_box_rows: 2,
             ..base
         },
@@ -122,7 +143,7 @@ fn table() -> Vec<Expected> {
             kernel: "flashmla_sm90_dense_decode_fp16_512",
             row_blocks: 1,
             partitions: 132,
-            combine: Some((131 * 8, 131 + 128)),
+            combine: Some((133, 131 + 128)),
             ..base
         },
         Expected { name: "page of 1", kv_box_tokens: 1, ..paged(&base, 1, 1000) },
@@ -139,7 +160,7 @@ fn table() -> Vec<Expected> {
             problem: DenseDecode::new(3, 1, 128)
                 .with(|p| (p.flags, p.max_blocks_per_seq) = (FLASHMLA_FLAG_BATCH_INVARIANT, 80)),
             // 80 tiles in pieces of at most 32: 3 pieces for each of 3 requests.
-            combine: Some((3 * 16, 9)),
+            combine: Some((133, 9)),
             ..base
         },
         Expected {
@@ -172,7 +193,8 @@ fn table_of_shapes() {
             let info = problem.kernel_info(&context);
             assert_eq!(text(&info.name), expected.kernel, "{}", expected.name);
             let p = &expected.problem.params;
-            let blocks = expected.row_blocks as i64 * p.h_kv * expected.partitions as i64;
+            let combining = expected.combine.map_or(0, |(blocks, _)| blocks as i64);
+            let blocks = expected.row_blocks as i64 * p.h_kv * expected.partitions as i64 + combining;
             assert_eq!(
                 (info.thread_blocks, info.cluster_size, info.partitions),
                 (blocks, 1, expected.partitions),
@@ -185,13 +207,15 @@ fn table_of_shapes() {
 
 fn check(launches: &[Launch], e: &Expected) {
     let p = &e.problem.params;
-    assert_eq!(launches.len(), if e.combine.is_some() { 3 } else { 2 }, "{}", e.name);
+    assert_eq!(launches.len(), 2, "{}", e.name);
     let [b, s_q, h_q, h_kv] = [p.b, p.s_q, p.h_q, p.h_kv].map(|n| n as i32);
     let group = h_q / h_kv;
     let rows = s_q * group;
     let max_tokens = (p.max_blocks_per_seq * p.page_block_size) as i32;
     let invariant = (p.flags & FLASHMLA_FLAG_BATCH_INVARIANT != 0) as i32;
-    let requests = PLAN + round_up((e.partitions as u64 + 1) * 8);
+    let splits = PLAN + round_up((e.partitions as u64 + 1) * 16);
+    let most_splits = if invariant != 0 { b } else { b.min(e.partitions - 1) };
+    let requests = round_up(splits + (1 + most_splits as u64) * 16);
 
     let plan = &launches[0];
     assert_eq!(plan.kernel(), "flashmla_plan");
@@ -203,6 +227,7 @@ fn check(launches: &[Launch], e: &Expected) {
             lens_strides: [1, 0],
             borders: PLAN,
             requests,
+            splits,
             b,
             partitions: e.partitions,
             max_tokens,
@@ -216,7 +241,8 @@ fn check(launches: &[Launch], e: &Expected) {
 
     let decode = &launches[1];
     assert_eq!(decode.kernel(), e.kernel, "{}", e.name);
-    let grid = (e.row_blocks * h_kv * e.partitions) as u32;
+    let (combining, slots) = e.combine.unwrap_or((0, 0));
+    let grid = (e.row_blocks * h_kv * e.partitions) as u32 + combining;
     geometry(decode, grid, 384, 232448, true, e.name);
     assert_eq!(decode.parameter_bytes(), PARAMS + size_of::<DenseDecodeParams>());
     let q = TensorMap {
@@ -242,12 +268,13 @@ fn check(launches: &[Launch], e: &Expected) {
         same_map(decode.parameter(ROPE_MAP), rope, e.name);
     }
 
-    let split_lse = WORKSPACE + round_up(e.combine.map_or(0, |(_, slots)| slots) * (s_q * h_q) as u64 * 512 * 4);
+    let split_lse = WORKSPACE + round_up(slots * (s_q * h_q) as u64 * 512 * 4);
     let out_strides = [s_q as i64 * h_q as i64 * 512, h_q as i64 * 512, 512];
     let lse_strides = [h_q as i64 * s_q as i64, s_q as i64, 1];
     let params: DenseDecodeParams = decode.parameter(PARAMS);
     let scale_log2 = (p.d_qk as f64).powf(-0.5) * std::f64::consts::LOG2_E;
     assert!((params.scale_log2 as f64 / scale_log2 - 1.0).abs() < 1e-7, "{}: {}", e.name, params.scale_log2);
+    assert_ne!(params.call, 0);
     assert_eq!(
         params,
         DenseDecodeParams {
@@ -257,12 +284,15 @@ fn check(launches: &[Launch], e: &Expected) {
             block_table_strides: [p.max_blocks_per_seq, 1],
             borders: PLAN,
             requests: if invariant != 0 { requests } else { 0 },
+            splits,
             out: OUT,
             out_strides,
             lse: LSE,
             lse_strides,
             split_out: WORKSPACE,
             split_lse,
+            rendezvous: round_up(split_lse + slots * (s_q * h_q) as u64 * 4),
+            call: params.call,
             b,
             s_q,
             h_kv,
@@ -281,41 +311,7 @@ fn check(launches: &[Launch], e: &Expected) {
             causal: 0,
             lse_empty_pos_inf: 0,
             scale_log2: params.scale_log2,
-            slots: e.combine.map_or(0, |(_, slots)| slots) as i32,
-        },
-        "{}",
-        e.name
-    );
-
-    let Some((blocks, slots)) = e.combine else { return };
-    let combine = &launches[2];
-    let dtype = if p.dtype == FLASHMLA_DTYPE_BF16 { "bf16" } else { "fp16" };
-    assert_eq!(combine.kernel(), format!("flashmla_combine_{dtype}"), "{}", e.name);
-    geometry(combine, blocks, 256, 0, true, e.name);
-    assert_eq!(
-        combine.parameter::<CombineParams>(0),
-        CombineParams {
-            lens: CACHE_SEQLENS,
-            lens_strides: [1, 0],
-            borders: PLAN,
-            requests,
-            out: OUT,
-            out_strides,
-            lse: LSE,
-            lse_strides,
-            split_out: WORKSPACE,
-            split_lse,
-            b,
-            h_kv,
-            group,
-            rows,
-            partitions: e.partitions,
-            max_tokens,
-            tokens: 1,
-            batch_invariant: invariant,
-            lse_empty_pos_inf: 0,
             slots: slots as i32,
-            ..Default::default()
         },
         "{}",
         e.name
@@ -382,7 +378,7 @@ fn options_and_strides() {
         });
         problem.plan(&context, 0).unwrap();
         problem.run(&context, 0).unwrap();
-        let [plan, decode, combine] = fake.launches()[..] else { panic!("not three launches") };
+        let [plan, decode] = fake.launches()[..] else { panic!("not two launches") };
         assert_eq!(plan.parameter::<PlanParams>(0).lens_strides, [7, 0]);
         assert_eq!(decode.parameter::<TensorMap>(Q_MAP).strides, [2000, 128, 80_000, 200_000]);
         assert_eq!(decode.parameter::<TensorMap>(ROPE_MAP).strides[0], 1200);
@@ -394,11 +390,6 @@ fn options_and_strides() {
         assert_eq!(p.lse_strides, [1, 3, 500]);
         assert_eq!((p.causal, p.lse_empty_pos_inf), (1, 1));
         assert_eq!(p.scale_log2, 0.5 * std::f32::consts::LOG2_E);
-        let p: CombineParams = combine.parameter(0);
-        assert_eq!(p.lens_strides, [7, 0]);
-        assert_eq!(p.out_strides, [512, 1536, 8192]);
-        assert_eq!(p.lse_strides, [1, 3, 500]);
-        assert_eq!((p.batch_invariant, p.lse_empty_pos_inf), (1, 1));
     });
 }
 
@@ -413,7 +404,6 @@ fn no_lse() {
         problem.run(&context, 0).unwrap();
         let launches = fake.launches();
         assert_eq!(launches[1].parameter::<DenseDecodeParams>(PARAMS).lse, 0);
-        assert_eq!(launches[2].parameter::<CombineParams>(0).lse, 0);
     });
 }
 
@@ -515,8 +505,8 @@ fn refused_arguments() {
         let mut problem = DenseDecode::new(128, 1, 128);
         problem.plan(&context, 0).unwrap();
         fake.forget();
-        // 130 slots of 128 rows: 512 columns and an lse, FP32.
-        let needed = round_up(130 * 128 * 512 * 4 + 130 * 128 * 4) as usize;
+        // 130 slots of 128 rows: 512 columns and an lse, FP32. A counter and the words of 132 + 133 blocks.
+        let needed = round_up(130 * 128 * 512 * 4 + 130 * 128 * 4 + (1 + 132 + 133) * 8) as usize;
         assert!(problem.workspace_size(&context) >= needed);
         let cases: [(i32, &str, Change); 6] = [
             (FLASHMLA_ERROR_BUFFER_TOO_SMALL, "workspace_size = 0", |p| p.workspace_size = 0),
@@ -545,6 +535,6 @@ fn fewer_multiprocessors() {
         use_fake_kernels();
         let context = Context::create(0).unwrap();
         let info = DenseDecode::new(128, 1, 128).kernel_info(&context);
-        assert_eq!((info.thread_blocks, info.partitions), (78, 39));
+        assert_eq!((info.thread_blocks, info.partitions), (78 + 79, 39));
     });
 }

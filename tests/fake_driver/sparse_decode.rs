@@ -74,13 +74,14 @@ fn launches_of_sparse_decode() {
 
         let [plan, decode, combine] = launched(&fake, &context, Call::new(1, 2, 128))[..] else { panic!("not three") };
         // 132 multiprocessors, two row blocks.
-        let requests = PLAN + 768;
+        let (splits, requests) = (PLAN + 1280, PLAN + 1536);
         assert_eq!((plan.kernel(), plan.grid, plan.block), ("flashmla_plan", [1, 1, 1], [1024, 1, 1]));
         assert_eq!(
             plan.parameter::<PlanParams>(0),
             PlanParams {
                 borders: PLAN,
                 requests,
+                splits,
                 b: 2,
                 partitions: 66,
                 max_tokens: 2048,
@@ -107,10 +108,10 @@ fn launches_of_sparse_decode() {
         assert_eq!(p.split_lse, WORKSPACE + 67 * 128 * 512 * 4);
         assert_eq!((p.borders, p.scale_log2), (PLAN, (1.0 / 24.0 * std::f64::consts::LOG2_E) as f32));
 
-        assert_eq!((combine.kernel(), combine.grid), ("flashmla_combine_bf16", [65 * 16, 1, 1]));
+        assert_eq!((combine.kernel(), combine.grid), ("flashmla_combine_bf16", [132, 1, 1]));
         let c: CombineParams = combine.parameter(0);
         assert_eq!((c.b, c.h_kv, c.group, c.rows, c.tokens), (2, 1, 128, 128, 2));
-        assert_eq!((c.max_tokens, c.extra_max_tokens, c.requests, c.slots), (2048, 0, requests, 67));
+        assert_eq!((c.splits, c.slots), (splits, 67));
         assert_eq!((c.out_strides, c.lse_strides), (p.out_strides, p.lse_strides));
 
         // Everything that may be left out, and V4.
@@ -138,8 +139,9 @@ fn launches_of_sparse_decode() {
         // Two pieces of at most 34 tiles.
         assert_eq!((d.requests, d.slots), (p.requests, 12));
         let c: CombineParams = combine.parameter(0);
-        assert_eq!((combine.grid, c.batch_invariant), ([6, 1, 1], 1));
-        assert_eq!((c.lens, c.extra_lens, c.attn_sink, c.attn_sink_stride), (TOPK_LENGTH, EXTRA_LENGTH, SINK, 3));
+        // Quarters of 5 rows of 6 query tokens.
+        assert_eq!((combine.grid, c.splits), ([120, 1, 1], p.splits));
+        assert_eq!((c.attn_sink, c.attn_sink_stride), (SINK, 3));
     });
 }
 
@@ -198,6 +200,6 @@ fn launches_of_dense_decode_over_fp8_pages() {
         assert_eq!((d.kv_cache, d.page_stride, d.num_blocks, d.causal), (KV_CACHE, 50_000, 1000, 1));
         assert_eq!((d.lens, d.units, d.tokens, d.slots), (CACHE_SEQLENS, 15, 3, 131 + 15));
         let c: CombineParams = combine.parameter(0);
-        assert_eq!((c.b, c.rows, c.tokens, c.causal, c.lens), (15, 16, 3, 1, CACHE_SEQLENS));
+        assert_eq!((c.b, c.rows, c.tokens, c.splits), (15, 16, 3, p.splits));
     });
 }

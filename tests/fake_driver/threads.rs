@@ -29,7 +29,7 @@ fn contexts_of_their_own() {
             }
         });
         let fake = Fake::open();
-        assert_eq!(fake.launches().len(), THREADS * STEPS * 3);
+        assert_eq!(fake.launches().len(), THREADS * STEPS * 2);
         assert_eq!((fake.retained(0), fake.retained(1)), (1, 1));
         assert_eq!(fake.count("cuLibraryLoadData"), FATBINS);
         assert_eq!(fake.count("cuKernelSetAttribute"), 2 * LARGE_KERNELS);
@@ -59,6 +59,6 @@ fn one_context_for_all() {
                 });
             }
         });
-        assert_eq!(Fake::open().launches().len(), THREADS * (1 + STEPS * 2));
+        assert_eq!(Fake::open().launches().len(), THREADS * (1 + STEPS));
     });
 }

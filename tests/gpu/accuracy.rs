@@ -140,6 +140,26 @@ fn split_requests_of_many_row_blocks() {
     check_all(&session, vary(specs.to_vec(), 9));
 }
 
+/// The borders of the ways to combine (cuda/any/combine.cuh): 12 pieces and 48 rows, a lane's share of the lse of 160
+/// pieces on a device of that many multiprocessors.
+#[test]
+fn every_way_to_combine() {
+    let session = backend_or_skip!();
+    let mut specs = Vec::new();
+    for (h_q, s_q) in [(8, 1), (47, 1), (16, 3), (49, 1), (64, 2), (3, 16)] {
+        // A tile a piece, as far as the multiprocessors go; 3 tiles are not split, 4 are.
+        for tiles in [3, 4, 11, 12, 13, 33, 131, 140] {
+            specs.push(Spec { h_q, s_q, lens: vec![tiles * 64 - 5], ..Spec::default() });
+        }
+    }
+    // Pieces of several requests, and of several KV heads.
+    specs.push(Spec { h_q: 24, h_kv: 3, lens: vec![4000, 0, 7000, 200], ..Spec::default() });
+    specs.push(Spec { h_q: 16, lens: vec![1500; 9], invariant: true, ..Spec::default() });
+    specs.push(Spec { h_q: 16, lens: vec![40_000, 5000], invariant: true, ..Spec::default() });
+    specs.push(Spec { h_q: 128, s_q: 33, lens: vec![2200], invariant: true, ..Spec::default() });
+    check_all(&session, vary(specs, 21));
+}
+
 #[test]
 fn scores_that_rise_and_fall_along_the_request() {
     let session = backend_or_skip!();

@@ -8,7 +8,7 @@ use flashmla::capi::dense_decode::flashmla_dense_decode_plan;
 use flashmla::capi::types::*;
 use flashmla::problem::dense_decode::{Dtype, Shape};
 use flashmla::problem::layout::Layout;
-use flashmla::schedule::{plan, Grid};
+use flashmla::schedule::{plan, tiles, Grid};
 use flashmla::workspace::PlanLayout;
 use std::ffi::c_void;
 use std::mem::size_of;
@@ -29,10 +29,10 @@ impl Batch {
     fn shape(&self) -> Shape {
         Shape {
             dtype: Dtype::Bf16,
-            layout: Layout::Plain,
             causal: false,
             lse_empty_pos_inf: false,
             batch_invariant: self.invariant,
+            layout: Layout::Plain,
             b: self.lens.len() as i64,
             s_q: self.s_q,
             h_q: self.h_q,
@@ -52,7 +52,7 @@ impl Batch {
     }
 }
 
-/// The plan as the device writes it: borders, then requests.
+/// The plan as the device writes it: borders, the list of splits, requests.
 fn device_plan(session: &Session, batch: &Batch) -> Result<Vec<i32>, String> {
     let mut params = zero_params();
     params.flags = if batch.invariant { FLASHMLA_FLAG_BATCH_INVARIANT } else { 0 };
@@ -93,13 +93,16 @@ fn device_plan(session: &Session, batch: &Batch) -> Result<Vec<i32>, String> {
 fn compare(session: &Session, batch: &Batch) -> Result<(), String> {
     let shape = batch.shape();
     let grid = Grid::new(&shape, session.gpu().multiprocessors);
-    let layout = PlanLayout::new(shape.b, grid.partitions);
+    let layout = PlanLayout::new(&shape, grid.partitions);
     let got = device_plan(session, batch)?;
     let want = plan(&shape, grid.partitions, &batch.lens);
     let borders = layout.borders as usize / 4;
+    let plan_tiles = batch.lens.iter().map(|len| tiles(&shape, *len)).sum::<i64>().min(i32::MAX as i64);
     for (i, border) in want.borders.iter().enumerate() {
-        let record = &got[borders + 2 * i..][..2];
-        if record != [border.request, border.tile] {
+        let record = &got[borders + 4 * i..][..4];
+        let tokens =
+            batch.lens.get(border.request as usize).map_or(0, |len| (*len as i64).clamp(0, shape.max_tokens()));
+        if record != [border.request, border.tile, tokens as i32, plan_tiles as i32] {
             return Err(format!(
                 "border {i} of {}: {record:?}, not {border:?}\n    {}",
                 grid.partitions,
@@ -107,11 +110,21 @@ fn compare(session: &Session, batch: &Batch) -> Result<(), String> {
             ));
         }
     }
+    let splits = layout.splits as usize / 4;
+    if got[splits] != want.splits.len() as i32 {
+        return Err(format!("{} splits, not {}\n    {}", got[splits], want.splits.len(), batch.describe()));
+    }
+    for (i, s) in want.splits.iter().enumerate() {
+        let record = &got[splits + 4 * (i + 1)..][..4];
+        let fields = [s.request, s.pieces, s.first_slot, s.rest_slot];
+        if record != fields {
+            return Err(format!("split {i}: {record:?}, not {s:?}\n    {}", batch.describe()));
+        }
+    }
     let requests = layout.requests as usize / 4;
     for (i, request) in want.requests.iter().enumerate() {
-        let record = &got[requests + 4 * i..][..4];
-        let fields = [request.first_partition, request.last_partition, request.slot_base, request.piece_tiles];
-        if record != fields {
+        let record = &got[requests + 2 * i..][..2];
+        if record != [request.slot_base, request.piece_tiles] {
             return Err(format!("request {i}: {record:?}, not {request:?}\n    {}", batch.describe()));
         }
     }

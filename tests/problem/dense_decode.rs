@@ -103,7 +103,7 @@ fn sizes_are_monotone_and_suffice() {
         assert!(told >= SplitLayout::new(&small, &grid).size, "{large:?} {small:?} {multiprocessors}");
         assert!(told >= workspace_size(&small, multiprocessors), "{large:?} {small:?} {multiprocessors}");
         let told = plan_size(&large, multiprocessors);
-        assert!(told >= PlanLayout::new(small.b, grid.partitions).size, "{large:?} {small:?} {multiprocessors}");
+        assert!(told >= PlanLayout::new(&small, grid.partitions).size, "{large:?} {small:?} {multiprocessors}");
         assert!(told >= plan_size(&small, multiprocessors), "{large:?} {small:?} {multiprocessors}");
     }
 }

@@ -244,7 +244,7 @@ fn sizes_are_monotone() {
         assert!(told >= workspace_size(&small, multiprocessors), "{large:?} {small:?}");
         if !small.is_empty() {
             assert!(told >= split_layout(&small, &grid).size, "{large:?} {small:?}");
-            let plan = PlanLayout::new(small.units(), grid.partitions).size;
+            let plan = PlanLayout::new(&small, grid.partitions).size;
             assert!(plan_size(&large, multiprocessors) >= plan, "{large:?} {small:?}");
         }
         assert_eq!(

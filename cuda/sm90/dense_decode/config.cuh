@@ -50,9 +50,13 @@ constexpr int kStepsBeforeP = 6;
 // When P(i) is given away this many are still to be issued: what the output warps need to begin takes longer than the
 // seven in the queue.
 constexpr int kStepsAfterP = 7;
+static_assert(kStepsBeforeP <= kLatent / 32 && kLatent / 32 <= kLatent / 16 - kStepsAfterP, "see Scores::products");
 // The column tiles of a stage arrive on two barriers, so that products begin before all came.
 constexpr int kBarriersPerStage = 2;
 constexpr int kTilesPerBarrier = kColumnTiles / kBarriersPerStage;
+
+// Tiles of K that are little (Pieces::reads_little).
+constexpr int kLittle = 1536;
 
 // Registers of a thread; 384 threads have 168 on average.
 constexpr int kScoresRegisters = 184;

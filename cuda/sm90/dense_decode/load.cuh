@@ -34,10 +34,15 @@ __device__ __forceinline__ PagedRow locate(const DenseDecodeParams& p, const Pie
     return {table[entry * p.block_table_strides[1]], token - entry * p.page_block_size};
 }
 
-// One box of a K tile, from column tile `column` on.
+// One box of a K tile, from column tile `column` on. `once`: see Pieces::reads_little. (Loads under a policy, be it the
+// usual one, are not merged on the way to L2 with those of blocks that run side by side.)
 __device__ __forceinline__ void copy_k(const TensorMap* map, PagedRow at, int kv_head, int column, uint32_t to,
-                                       uint32_t barrier) {
-    tma_load_5d(to, map, barrier, 0, at.offset, column, kv_head, at.page);
+                                       uint32_t barrier, bool once) {
+    if (once) {
+        tma_load_5d(to, map, barrier, 0, at.offset, column, kv_head, at.page, l2_evict_first());
+    } else {
+        tma_load_5d(to, map, barrier, 0, at.offset, column, kv_head, at.page);
+    }
 }
 
 // A column tile of Q. Rows are (token, head of the group); a box lies within one token, and a token past the
@@ -58,7 +63,8 @@ class RingLoader {
   public:
     __device__ __forceinline__ RingLoader(const DenseDecodeParams& p, const Maps& maps, const Place& place,
                                           uint32_t shared)
-        : p_(p), maps_(maps), place_(place), shared_(shared), pieces_(p, place.partition) {
+        : p_(p), maps_(maps), place_(place), shared_(shared), pieces_(p, place.partition),
+          once_(pieces_.reads_little(p)) {
         piece_.tile_end = tile_ = 0;
     }
 
@@ -105,7 +111,8 @@ class RingLoader {
     __device__ __forceinline__ void copy_whole(uint32_t stage, uint32_t full) {
 #pragma unroll
         for (int g = 0; g < kBarriersPerStage; ++g)
-            copy_k(maps_.kv, next_, place_.kv_head, g * kTilesPerBarrier, stage + g * kGroupBytes, full + g * 8);
+            copy_k(maps_.kv, next_, place_.kv_head, g * kTilesPerBarrier, stage + g * kGroupBytes, full + g * 8,
+                   once_);
         // The rotary part gets its buffer later than the latent part and is needed as soon: it should be in L2
         // then. (Of the latent part a prefetch costs more than it gives: L2 is asked by each block apart, where loads
         // of blocks that run side by side are merged.)
@@ -126,7 +133,7 @@ class RingLoader {
 #pragma unroll 1
                     for (int c = warp; c < kColumnTiles; c += 4)
                         copy_k(maps_.kv, at, place_.kv_head, c, stage + c * kTileBytes + token * 128,
-                               full + c / kTilesPerBarrier * 8);
+                               full + c / kTilesPerBarrier * 8, once_);
                 }
                 __syncwarp();
             }
@@ -150,6 +157,7 @@ class RingLoader {
     const Place place_;
     const uint32_t shared_;
     Pieces pieces_;
+    const bool once_;
     Piece piece_;                // of the item at hand
     int tile_;                   // of the item at hand; tile_begin - 1 stands for Q
     PagedRow next_, following_;  // where its tile begins, and the one after it
@@ -191,7 +199,7 @@ class TailLoader {
         __syncwarp();
         const uint32_t to = FLASHMLA_SHARED(shared_, k_rope);
         if (p_.kv_box_tokens == kTokens) {
-            if (elect_one()) copy_k(maps_.kv_rope, next_, place_.kv_head, 0, to, barrier);
+            if (elect_one()) copy_k(maps_.kv_rope, next_, place_.kv_head, 0, to, barrier, false);
             __syncwarp();
             return;
         }
@@ -201,7 +209,7 @@ class TailLoader {
             if (box == 32)  // pages of a single token are more than the lanes
                 next_ = locate(p_, piece, tile * kTokens + 32 + threadIdx.x % 32);
             const PagedRow at = {__shfl_sync(~0u, next_.page, box), __shfl_sync(~0u, next_.offset, box)};
-            if (elect_one()) copy_k(maps_.kv_rope, at, place_.kv_head, 0, to + token * 128, barrier);
+            if (elect_one()) copy_k(maps_.kv_rope, at, place_.kv_head, 0, to + token * 128, barrier, false);
             __syncwarp();
         }
     }

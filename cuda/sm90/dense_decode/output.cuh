@@ -145,8 +145,9 @@ class Output {
         const float references[2] = {s_.final_reference[row(0)], s_.final_reference[row(1)]};
         __syncwarp();
         mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, final_empty), lane_);
-        // Whatever a row saw, its largest P is at least 2^-5; NaN is not empty.
-        const float f0 = sums[0] == 0.f ? 0.f : reciprocal_approx(sums[0]), f1 = sums[1] == 0.f ? 0.f : reciprocal_approx(sums[1]);
+        // A row that saw anything has a P of about 1; NaN is not empty.
+        const float f0 = sums[0] == 0.f ? 0.f : reciprocal_approx(sums[0]);
+        const float f1 = sums[1] == 0.f ? 0.f : reciprocal_approx(sums[1]);
         if (piece.whole) {
             store_row<0>(acc, piece, f0);
             store_row<1>(acc, piece, f1);
@@ -158,7 +159,8 @@ class Output {
 #pragma unroll 1
             for (int h = 0; h < 2; ++h) {
                 const float sum = h ? sums[1] : sums[0], reference = h ? references[1] : references[0];
-                store_lse(piece, place_.row_block * kRows + row(h), sum == 0.f ? -INFINITY : reference + log2_approx(sum));
+                const float lse2 = sum == 0.f ? -INFINITY : reference + log2_approx(sum);
+                store_lse(piece, place_.row_block * kRows + row(h), lse2);
             }
         }
     }
@@ -179,8 +181,8 @@ class Output {
         }
     }
 
-    // Of code that runs once a piece every line comes from far away: short is fast. Neighbouring threads exchange pairs of
-    // columns, so that each stores 8 bytes, and the four threads of a row 32 in one piece.
+    // Of code that runs once a piece every line comes from far away: short is fast. Neighbouring threads exchange
+    // pairs of columns, so that each stores 8 bytes, and the four threads of a row 32 in one piece.
     template <int kHalfRow>
     __device__ __forceinline__ void store_row(float (&acc)[128], const Piece& piece, float scale) {
         const int row = place_.row_block * kRows + this->row(kHalfRow);
@@ -188,7 +190,8 @@ class Output {
         const int head = place_.kv_head * p_.group + row - token * p_.group;
         const bool odd = lane_ & 1;
         uint16_t* out = reinterpret_cast<uint16_t*>(p_.out) + piece.request * p_.out_strides[0] +
-                        token * p_.out_strides[1] + head * p_.out_strides[2] + !kLeft * kColumns + odd * 8 + (lane_ & 2) * 2;
+                        token * p_.out_strides[1] + head * p_.out_strides[2] + !kLeft * kColumns + odd * 8 +
+                        (lane_ & 2) * 2;
 #pragma unroll
         for (int j = 0; j < kColumns / 8; j += 2) {
             const int at = j * 4 + kHalfRow * 2;

@@ -1,9 +1,9 @@
 // The scores warps: S = Q K^T, softmax, and P to shared memory.
 //
-// Softmax runs in base 2 on S * scale * log2(e). A row's reference is the maximum of the first tile; it is raised only
-// when P relative to it becomes large, which shows in the sums that are made anyway: P then reaches kSumLimit at most,
-// keeps its relative precision, most tiles leave the accumulator alone, and need no maxima. Sums and output use the same
-// reference, so nothing is approximate.
+// Softmax runs in base 2 on S * scale * log2(e). A row's reference is the maximum of the first tile; it is raised
+// only when P relative to it becomes large, which shows in the sums that are made anyway: P then reaches kSumLimit
+// at most, keeps its relative precision, and most tiles leave the accumulator alone and need no maxima. Sums and
+// output use the same reference, so nothing is approximate.
 #pragma once
 #include "common/mbarrier.cuh"
 #include "common/shared.cuh"
@@ -103,10 +103,11 @@ class Scores {
         ring_.advance();
     }
 
-    // S of a tile. While its products run, P of the tile before is stored, if there is one (`pending`). It is given away
-    // before their end, so that P V begins when they end.
+    // S of a tile. While its products run, P of the tile before is stored, if there is one (`pending`). It is given
+    // away before their end, so that P V begins when they end.
     //
-    // Between the products nothing may look to the compiler as if threads of a warp diverged: it serialises them all then.
+    // Between the products nothing may look to the compiler as if threads of a warp diverged: it serialises them all
+    // then.
     __device__ __forceinline__ void products(bool ready, bool pending) {
         uint64_t k = wgmma_descriptor(FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes, 1024, 0);
         // As one 64-bit value: taken apart, each product's descriptor would cost four instructions, not one.
@@ -172,7 +173,7 @@ class Scores {
         p_phase_ ^= 1;
     }
 
-    // P of the last tile.
+    // P of the last tile, and whether it has other references.
     __device__ __forceinline__ void store_p() {
         if (lane_ == 0) store_shared(FLASHMLA_SHARED(shared_, rescales) + thread_now() / 32 * 4, raised_);
         const uint32_t at = kept(p_at_);
@@ -188,7 +189,7 @@ class Scores {
         mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, p_full), lane_);
     }
 
-    // Whether that of the tile has arrived which products begin with: the rotary part and half of the latent one.
+    // Whether that part of the tile is there which products begin with: the rotary one and half of the latent one.
     __device__ __forceinline__ bool operands_ready() const {
         bool ready = mbarrier_test(stage_full(0), ring_.phase);
         if (kRope) ready &= mbarrier_test(FLASHMLA_SHARED(shared_, k_rope_full), k_rope_phase_);
@@ -268,10 +269,12 @@ class Scores {
     __device__ __forceinline__ float weights() {
         // The sum is of P before rounding: lse is exact to FP32.
         float sum[2] = {};
+        const float offset = -reference_[kHalfRow];
 #pragma unroll
         for (int j = kFrom; j < kTo; ++j) {
-            const float low = exp2_approx(fmaf(score_[j * 4 + kHalfRow * 2], p_.scale_log2, -reference_[kHalfRow]));
-            const float high = exp2_approx(fmaf(score_[j * 4 + kHalfRow * 2 + 1], p_.scale_log2, -reference_[kHalfRow]));
+            const int at = j * 4 + kHalfRow * 2;
+            const float low = exp2_approx(fmaf(score_[at], p_.scale_log2, offset));
+            const float high = exp2_approx(fmaf(score_[at + 1], p_.scale_log2, offset));
             sum[j % 2] += low;
             sum[j % 2] += high;
             packed_[j * 2 + kHalfRow] = T::pack(low, high);

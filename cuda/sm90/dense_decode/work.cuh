@@ -41,7 +41,8 @@ class Pieces {
         request_ = max(begin.request, 0);
         tile_ = max(begin.tile, 0);
         end_.request = min(end_.request, p.b);
-        if (active(p)) next_tokens_ = load_tokens(p, request_);
+        next_tokens_ = begin.tokens;
+        plan_tiles_ = begin.plan_tiles;
     }
 
     __device__ __forceinline__ bool next(const DenseDecodeParams& p, Piece& piece) {
@@ -72,6 +73,13 @@ class Pieces {
         return true;
     }
 
+    // Whether what is read of the cache is little enough for the rest of L2 to matter: then it should not push out what
+    // other kernels left there, which takes time where that has to be written to memory. Of more, it would push out what
+    // it needs itself. Measured on an H100: cuda/NOTES.md.
+    __device__ __forceinline__ bool reads_little(const DenseDecodeParams& p) const {
+        return int64_t(plan_tiles_) * p.h_kv <= kLittle;
+    }
+
   private:
     __device__ __forceinline__ bool active(const DenseDecodeParams& p) const {
         return request_ < p.b && Border{request_, tile_} < end_;
@@ -83,6 +91,7 @@ class Pieces {
     int partition_;
     int request_, tile_;
     int next_tokens_;  // fetched a piece ahead
+    int plan_tiles_;
     Border end_;
 };
 
@@ -109,6 +118,8 @@ struct Shared {
     uint64_t q_tail_full, q_tail_empty;
     uint64_t p_full, p_empty;
     uint64_t final_full, final_empty;
+    uint64_t calls;  // the rendezvous's counter
+    int splits;      // requests that the plan splits
 };
 
 constexpr int kSharedBytes = sizeof(Shared);

@@ -11,7 +11,7 @@
 //
 // All loads in flight are waited for together when a turn of the loop begins, since in a loop the compiler counts
 // them all by one scoreboard. Each quad of the next tile is asked for as soon as the registers of this one's are
-// converted; before that the rows are looked up, and on their way to L2.
+// converted; a tile before that the rows are looked up, and on their way to L2.
 #pragma once
 #include "common/fp8.cuh"
 #include "common/mbarrier.cuh"
@@ -101,7 +101,7 @@ class Tiles {
     bool extra_;
 };
 
-template <class Layout, bool kPair>
+template <class Layout>
 class Gather {
   public:
     __device__ __forceinline__ Gather(const SparseDecodeParams& p, Shared<Layout>& s)
@@ -112,34 +112,36 @@ class Gather {
                    swizzle_128b(warp_ * 4 + lane_ / 8, lane_ % 8);
         rows_at_ = FLASHMLA_SPARSE_SHARED(shared_, rows) + warp_ * kRowsBytes;
         scales_at_ = FLASHMLA_SPARSE_SHARED(shared_, scales) + warp_ * kScalesBytes;
-        rank_ = kPair ? blockIdx.x % 2 : 0;
-        peer_ = kPair ? cluster_address(shared_, rank_ ^ 1) - shared_ : 0;
     }
 
     __device__ __forceinline__ void run() {
         Tiles tiles(p_, Place(p_));
         const int token = lane_ / 4 % 4 * kGroupTokens + warp_ * 4 + lane_ % 4;
         if (!tiles.next(p_)) return;
-        Row row = look_up(tiles.entry(p_, token));
-        // Whether there is a tile after this one.
+        // Of three tiles: the one to convert, the one to load, the one to look up.
+        Entry entry = tiles.entry(p_, token), none = {-1, -1, false};
         bool more = tiles.next(p_);
-        Entry entry = {};
-        if (more) entry = tiles.entry(p_, token);
+        const Entry second = more ? tiles.entry(p_, token) : none;
+        Row row = look_up(entry, 0), next = look_up(second, 1);
+        bool more_after = more && tiles.next(p_);
+        if (more_after) entry = tiles.entry(p_, token);
         Quad quads[kQuads];
 #pragma unroll
-        for (int i = 0; i < kQuads; ++i) load(quads[i], addresses(i));
+        for (int i = 0; i < kQuads; ++i) load(quads[i], addresses(i, 0));
         load_scales(row);
         while (true) {
             const bool exact = leave_scales(row);
             const uint32_t valid = row.valid;
             const bool last = !more;
-            if (!last) {
-                row = look_up(entry);
-                load_scales(row);
-                more = tiles.next(p_);
-                if (more) entry = tiles.entry(p_, token);
+            row = next;
+            load_scales(row);
+            more = more_after;
+            if (more) {
+                next = look_up(entry, ring_.stage);
+                more_after = tiles.next(p_);
+                if (more_after) entry = tiles.entry(p_, token);
             }
-            wait_stage<kPair>(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8, ring_.phase ^ 1);
+            mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8, ring_.phase ^ 1);
             __syncwarp();
             const LaneScales scales = lane_scales();
             if (exact) {
@@ -155,11 +157,11 @@ class Gather {
 
   private:
     static constexpr bool kV32 = Layout::kScalesInRow;
-    // Of a tile's four quads a warp copies all, or two in a pair of blocks.
-    static constexpr int kQuads = kPair ? 2 : 4;
+    static constexpr int kQuads = 4;  // of a tile, a warp's
     // The last FP8 load of V4 is that of three column tiles.
     static constexpr int kLastTiles = Layout::kFp8 / kColumnTile - 4;
-    static constexpr int kRowsBytes = sizeof(Shared<Layout>::rows[0]);
+    static constexpr int kTableBytes = sizeof(Shared<Layout>::rows[0]);
+    static constexpr int kRowsBytes = sizeof(Shared<Layout>::rows[0][0]);
     static constexpr int kScalesBytes = sizeof(Shared<Layout>::scales[0]);
     static constexpr int kPairScales = Layout::kScaleWords * 4, kLaneScales = 8 * kPairScales;
 
@@ -176,8 +178,8 @@ class Gather {
         uint32_t rope[4];
     };
 
-    // Leaves the row's address, and asks for the row to come to L2.
-    __device__ __forceinline__ Row look_up(const Entry& entry) const {
+    // Leaves the row's address in one of two tables, and asks for the row to come to L2.
+    __device__ __forceinline__ Row look_up(const Entry& entry, int table) const {
         Row result = {nullptr, {0, 0}, 0};
         const int value = entry.value;
         const bool extra = entry.extra;
@@ -203,21 +205,18 @@ class Gather {
             // 128 bytes at a time, half of the row by each owner.
 #pragma unroll
             for (int i = 0; i < 3; ++i) {
-                const int from = i * 128;
-                if (!copies_owned()) continue;
-                if (384 + from < Layout::kRowBytes || lane_ < 16) prefetch_l2_line(row + lane_ / 16 * 384 + from);
+                if (384 + i * 128 < Layout::kRowBytes || lane_ < 16)
+                    prefetch_l2_line(row + lane_ / 16 * 384 + i * 128);
             }
-                    }
+            if (!kV32 && lane_ < 16) prefetch_l2_line(result.scales_at);
+        }
         // All lanes have read what lay here.
         __syncwarp();
-        if (lane_ < 16) store_shared_8(rows_at_ + place_of(lane_) * 8, reinterpret_cast<uint64_t>(row));
+        if (lane_ < 16) store_shared_8(rows_at_ + table * kTableBytes + place_of(lane_) * 8, reinterpret_cast<uint64_t>(row));
         result.valid = __ballot_sync(~0u, exists) & 0xffff;
         __syncwarp();
         return result;
     }
-
-    // Whether this block copies the token that a lane owns.
-    __device__ __forceinline__ bool copies_owned() const { return !kPair || lane_ / 8 % 2 == rank_; }
 
     // Tokens are kept by parity and pair.
     static __device__ __forceinline__ uint32_t place_of(uint32_t token) { return token % 2 * 8 + token / 2; }
@@ -265,9 +264,9 @@ class Gather {
         uint64_t fp8[2], rope;
     };
 
-    __device__ __forceinline__ Addresses addresses(int i) const {
+    __device__ __forceinline__ Addresses addresses(int i, int table) const {
         Addresses a;
-        const uint32_t at = rows_at_ + (rank_ * kQuads + i) * 16;
+        const uint32_t at = rows_at_ + table * kTableBytes + i * 16;
         load_shared_16(a.fp8, at + lane_ / 4 % 2 * 64);
         load_shared_8(a.rope, at + lane_ / 8 % 2 * 64 + lane_ / 16 * 8);
         return a;
@@ -291,7 +290,7 @@ class Gather {
     __device__ __forceinline__ LaneScales lane_scales() const {
         LaneScales scales;
         const uint32_t at = scales_at_ + lane_ / 4 % 2 * (kScalesBytes / 2) +
-                            lane_ / (32 / Layout::kScaleLanes) * kLaneScales + rank_ * kQuads * 2 * kPairScales;
+                            lane_ / (32 / Layout::kScaleLanes) * kLaneScales;
 #pragma unroll
         for (int i = 0; i < kQuads * Layout::kScaleWords / 2; ++i) load_shared_16(scales.words[i], at + i * 16);
         return scales;
@@ -302,7 +301,7 @@ class Gather {
     __device__ __forceinline__ void convert_and_load(Quad (&quads)[kQuads], const LaneScales& scales) const {
 #pragma unroll
         for (int i = 0; i < kQuads; ++i) {
-            const Addresses a = addresses(i);
+            const Addresses a = addresses(i, ring_.stage ^ 1);
             convert<kExact>(quads[i], scales, i);
             load(quads[i], a);
         }
@@ -310,7 +309,7 @@ class Gather {
 
     template <bool kExact>
     __device__ __forceinline__ void convert(const Quad& quad, const LaneScales& scales, int i) const {
-        const uint32_t to = ring_.stage * kStageRowBytes + (rank_ * kQuads + i) * kGroupTokens * 128;
+        const uint32_t to = ring_.stage * kStageRowBytes + i * kGroupTokens * 128;
 #pragma unroll
         for (int pair = 0; pair < 2; ++pair) {
             const uint32_t at = latent_at_ + to;
@@ -324,17 +323,12 @@ class Gather {
                 }
                 if (half == 0 || kLastTiles == 4 || lane_ / 8 < kLastTiles) {
                     const uint32_t offset = half * 4 * kKTileBytes + pair * 2 * 128;
-                    store((at ^ (pair * 32)) + offset, out[0], out[1], out[2], out[3]);
-                    store((at ^ (pair * 32 + 16)) + offset, out[4], out[5], out[6], out[7]);
+                    store_shared_16((at ^ (pair * 32)) + offset, out[0], out[1], out[2], out[3]);
+                    store_shared_16((at ^ (pair * 32 + 16)) + offset, out[4], out[5], out[6], out[7]);
                 }
             }
         }
-        store(rope_at_ + to, quad.rope[0], quad.rope[1], quad.rope[2], quad.rope[3]);
-    }
-
-    __device__ __forceinline__ void store(uint32_t to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) const {
-        store_shared_16(to, a, b, c, d);
-        if constexpr (kPair) store_cluster_16(to + peer_, a, b, c, d);
+        store_shared_16(rope_at_ + to, quad.rope[0], quad.rope[1], quad.rope[2], quad.rope[3]);
     }
 
     // Of V32.
@@ -354,15 +348,11 @@ class Gather {
     }
 
     __device__ __forceinline__ void finish_tile(uint32_t valid) {
-        if (kPair) {
-            fence_proxy_async_cluster();
-        } else {
-            fence_proxy_async();
-        }
+        fence_proxy_async();
         __syncwarp();
         if (lane_ == 0) {
             store_shared_u16(FLASHMLA_SPARSE_SHARED(shared_, valid) + ring_.stage * 8 + warp_ * 2, valid);
-            arrive_stage<kPair>(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8);
+            mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8);
         }
         __syncwarp();
     }
@@ -378,7 +368,6 @@ class Gather {
     const uint32_t shared_;
     const uint32_t lane_, warp_;
     uint32_t latent_at_, rope_at_, rows_at_, scales_at_;
-    uint32_t rank_, peer_;  // in a pair: this block, and how far the other one's shared memory is
     Ring ring_;
 };
 

@@ -9,13 +9,13 @@
 
 namespace flashmla::sm90::sparse_decode {
 
-template <class Layout, bool kPair>
+template <class Layout>
 __device__ __forceinline__ void init_barriers(Shared<Layout>& s) {
     const auto init = [](uint64_t& barrier, int arrivals) { mbarrier_init(smem_address(&barrier), arrivals); };
-    const int warps = 4, blocks = kPair ? 2 : 1;
+    const int warps = 4;
     for (int i = 0; i < kStages; ++i) {
-        init(s.k_full[i], blocks * warps);
-        init(s.k_empty[i], blocks * 2 * warps);
+        init(s.k_full[i], warps);
+        init(s.k_empty[i], 2 * warps);
     }
     init(s.q_full, 1);
     init(s.q_empty, warps);
@@ -26,7 +26,7 @@ __device__ __forceinline__ void init_barriers(Shared<Layout>& s) {
     fence_mbarrier_init();
 }
 
-template <class Layout, bool kPair>
+template <class Layout>
 __device__ __forceinline__ void run(const TensorMap* q, const SparseDecodeParams& p) {
     extern __shared__ __align__(1024) uint8_t dynamic[];
     Shared<Layout>& s = *reinterpret_cast<Shared<Layout>*>(dynamic);
@@ -34,39 +34,30 @@ __device__ __forceinline__ void run(const TensorMap* q, const SparseDecodeParams
         // The swizzle counts from here. There is no static shared memory that could push it.
         if (smem_address(dynamic) % 1024 != 0) __trap();
         prefetch_tensor_map(q);
-        init_barriers<Layout, kPair>(s);
+        init_barriers(s);
     }
-    if (kPair) {
-        cluster_sync();
-    } else {
-        __syncthreads();
-    }
+    __syncthreads();
     grid_dependency_wait();
 
     const int role = __shfl_sync(~0u, threadIdx.x / 128, 0);
     if (role == 0) {
         register_pool_acquire<kLeftRegisters>();
-        Left<Layout, kPair>(p, q, s).run();
+        Left<Layout>(p, q, s).run();
     } else if (role == 1) {
         register_pool_release<kRightRegisters>();
-        Right<Layout, kPair>(p, s).run();
+        Right<Layout>(p, s).run();
     } else {
         register_pool_release<kGatherRegisters>();
-        Gather<Layout, kPair>(p, s).run();
-    }
-    // The other block may still write here.
-    if (kPair) {
-        __syncwarp();
-        cluster_sync();
+        Gather<Layout>(p, s).run();
     }
 }
 
 }  // namespace flashmla::sm90::sparse_decode
 
 // One instantiation a file: each compiles in seconds, and in parallel.
-#define FLASHMLA_SPARSE_DECODE(name, layout, pair)                                                               \
+#define FLASHMLA_SPARSE_DECODE(name, layout)                                                                     \
     extern "C" __global__ void __launch_bounds__(flashmla::sm90::sparse_decode::kThreads, 1)                     \
         name(const __grid_constant__ flashmla::TensorMap q,                                                      \
              const __grid_constant__ flashmla::SparseDecodeParams params) {                                      \
-        flashmla::sm90::sparse_decode::run<flashmla::sm90::sparse_decode::layout, pair>(&q, params);             \
+        flashmla::sm90::sparse_decode::run<flashmla::sm90::sparse_decode::layout>(&q, params);                   \
     }

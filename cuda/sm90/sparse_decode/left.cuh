@@ -18,7 +18,7 @@ constexpr float kSlack = 8.f;
 // The reference of a row that has seen nothing yet: finite, so that P = exp2(-inf - reference) is 0.
 constexpr float kNoReference = -1e30f;
 
-template <class Layout, bool kPair>
+template <class Layout>
 class Left {
   public:
     __device__ __forceinline__ Left(const SparseDecodeParams& p, const TensorMap* q, Shared<Layout>& s)
@@ -88,7 +88,7 @@ class Left {
         const uint64_t k =
             wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, k) + ring_.stage * kStageRowBytes, 1024, 0);
         const uint64_t q = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, q), 1024, 0);
-        wait_stage<kPair>(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8, ring_.phase);
+        mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8, ring_.phase);
         pin(score_);
         wgmma_fence();
 #pragma unroll
@@ -136,7 +136,7 @@ class Left {
         store_p();
         wgmma_wait<0>();
         pin(acc);
-        if (lane_ == 0) arrive_stage<kPair>(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8);
+        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8);
         __syncwarp();
         ring_.advance();
     }

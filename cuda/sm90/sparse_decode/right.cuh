@@ -7,7 +7,7 @@
 
 namespace flashmla::sm90::sparse_decode {
 
-template <class Layout, bool kPair>
+template <class Layout>
 class Right {
   public:
     __device__ __forceinline__ Right(const SparseDecodeParams& p, Shared<Layout>& s)
@@ -33,7 +33,7 @@ class Right {
     __device__ __forceinline__ void product(float (&acc)[128]) {
         // The left warpgroup saw this barrier complete; so must who reads the tile. Here, not after P came: from
         // then on time counts.
-        wait_stage<kPair>(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8, ring_.phase);
+        mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8, ring_.phase);
         uint64_t p = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, p), 1024, 0);
         uint64_t v = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, k) + kColumns / kColumnTile * kKTileBytes +
                                           ring_.stage * kStageRowBytes,
@@ -57,7 +57,7 @@ class Right {
         pin(acc);
         if (lane_ == 0) {
             mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, p_empty));
-            arrive_stage<kPair>(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8);
+            mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8);
         }
         __syncwarp();
         ring_.advance();

@@ -1,9 +1,7 @@
 // The pieces of work of a thread block: what the plan gives its partition.
 #pragma once
-#include "common/cluster.cuh"
 #include "common/divide.cuh"
 #include "common/lengths.cuh"
-#include "common/mbarrier.cuh"
 #include "common/plan.cuh"
 #include "flashmla_params.h"
 #include "sm90/sparse_decode/config.cuh"
@@ -100,9 +98,9 @@ struct Shared {
     float rescale[kHeads];
     uint32_t rescales[4];  // whether there is anything to multiply in the rows of a warp
     float final_scale[kHeads];
-    // For the gather warps among themselves: of a warp's 16 tokens, by parity and pair, where the row lies; and the scales,
-    // by parity, pair and what a lane needs of them together.
-    alignas(16) uint64_t rows[4][2][8];
+    // For the gather warps among themselves: of a warp's 16 tokens, by parity and pair, where the row lies (in
+    // two tiles); and the scales, by parity, pair and what a lane needs of them together.
+    alignas(16) uint64_t rows[2][4][2][8];
     alignas(16) uint32_t scales[4][2][Layout::kScaleLanes][8][Layout::kScaleWords];
     // Which tokens of a tile exist: bit 4 g + j of warp w's word is token 16 g + 4 w + j.
     alignas(8) uint16_t valid[kStages][4];
@@ -113,27 +111,6 @@ struct Shared {
 };
 
 static_assert(sizeof(Shared<V32>) <= 232448 && sizeof(Shared<V4>) <= 232448, "more than a thread block can have");
-
-// The barriers of a stage. In a pair of blocks (`kPair`) each stage is filled by the gather warps of both, and both
-// must be done with it before it is filled anew.
-template <bool kPair>
-__device__ __forceinline__ void wait_stage(uint32_t barrier, uint32_t parity) {
-    if constexpr (kPair) {
-        mbarrier_wait_cluster(barrier, parity);
-    } else {
-        mbarrier_wait(barrier, parity);
-    }
-}
-
-template <bool kPair>
-__device__ __forceinline__ void arrive_stage(uint32_t barrier) {
-    if constexpr (kPair) {
-        mbarrier_arrive_cluster(cluster_address(barrier, 0));
-        mbarrier_arrive_cluster(cluster_address(barrier, 1));
-    } else {
-        mbarrier_arrive(barrier);
-    }
-}
 
 // Address of a member of Shared, given that of the struct.
 #define FLASHMLA_SPARSE_SHARED(base, member) ((base) + uint32_t(offsetof(Shared<Layout>, member)))

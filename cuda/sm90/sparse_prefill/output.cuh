@@ -228,7 +228,7 @@ class Output {
             const float sink = reinterpret_cast<const float*>(p_.attn_sink)[head * p_.attn_sink_stride];
             sum += exp2_approx(fmaf(sink, kLog2E, -final.reference));
         }
-        return rcp_approx(sum);
+        return reciprocal_approx(sum);
     }
 
     __device__ __forceinline__ void store_logs(const Final& final, int row) {

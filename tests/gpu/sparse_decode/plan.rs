@@ -53,15 +53,20 @@ fn plans_of_query_tokens() {
         let partitions = Grid::of_heads(spec.h_q, session.gpu().multiprocessors).partitions;
         let work = Work { requests: tiles.len() as i64, max_tiles: 1 << 20, batch_invariant: spec.invariant };
         let want = plan_tiles(work, partitions, &tiles);
-        let layout = PlanLayout::new(work.requests, partitions);
+        let layout = PlanLayout::new(work, partitions);
         for (i, border) in want.borders.iter().enumerate() {
-            let record = &got[layout.borders as usize / 4 + 2 * i..][..2];
+            let record = &got[layout.borders as usize / 4 + 4 * i..][..2];
             assert_eq!(record, [border.request, border.tile], "border {i}: {spec}");
         }
         for (i, request) in want.requests.iter().enumerate() {
-            let record = &got[layout.requests as usize / 4 + 4 * i..][..4];
-            let fields = [request.first_partition, request.last_partition, request.slot_base, request.piece_tiles];
-            assert_eq!(record, fields, "query token {i}: {spec}");
+            let record = &got[layout.requests as usize / 4 + 2 * i..][..2];
+            assert_eq!(record, [request.slot_base, request.piece_tiles], "query token {i}: {spec}");
+        }
+        let splits = &got[layout.splits as usize / 4..];
+        assert_eq!(splits[0], want.splits.len() as i32, "{spec}");
+        for (i, s) in want.splits.iter().enumerate() {
+            let fields = [s.request, s.pieces, s.first_slot, s.rest_slot];
+            assert_eq!(splits[4 * (i + 1)..][..4], fields, "split {i}: {spec}");
         }
     }
 }
