@@ -41,6 +41,7 @@ struct V32 {
     static constexpr int kRopeAt = 528;
     static constexpr bool kScalesInRow = true;  // 4 x FP32 behind the FP8 elements
     static constexpr int kScaleLanes = 2, kScaleWords = 2;
+    static constexpr int kLookAhead = 1;  // tiles; of two, the registers for it cost more than they save
 };
 
 struct V4 {
@@ -50,6 +51,7 @@ struct V4 {
     static constexpr int kRopeAt = 448;
     static constexpr bool kScalesInRow = false;  // 8 x E8M0 a token, behind the rows of the page
     static constexpr int kScaleLanes = 4, kScaleWords = 1;
+    static constexpr int kLookAhead = 2;
 };
 
 // A tile's place in the ring of stages.
