@@ -10,7 +10,8 @@
 //
 // With Q, shared memory has room for two tiles of K: one is filled while the other is in use.
 //
-// Fetching: two tiles ahead the indices, then the rows into L2; half a tile ahead the rows into registers.
+// Fetching: two or three tiles ahead the indices, one or two (kLookAhead) the rows into L2, and the rows of the next tile
+// into registers while one is converted. (cuda/NOTES.md says what else was tried, pairs of blocks too.)
 #pragma once
 #include "common/matrix.cuh"
 #include <cstdint>
@@ -28,6 +29,7 @@ constexpr int kQTileBytes = kHeads * kColumnTile * 2;
 // A column tile of K holds the tokens of all stages, so that its tiles of tokens lie one after another.
 constexpr int kStageRowBytes = kTokens * kColumnTile * 2;
 constexpr int kKTileBytes = kStages * kStageRowBytes;
+
 // Registers of a thread; 384 threads have 168 on average.
 constexpr int kLeftRegisters = 208;
 constexpr int kRightRegisters = 160;
