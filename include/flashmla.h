@@ -1,4 +1,5 @@
-/*
+/**
+ * @file
  * libflashmla: Multi-head Latent Attention kernels behind a stable C ABI.
  *
  * Generated from src/capi by `make header`; do not edit.
@@ -22,12 +23,15 @@
 
 #include <stddef.h>
 #include <stdint.h>
-/* As CUDA declares it; in C99 a typedef may not be repeated, so not again after CUDA's own headers. */
+/** As CUDA declares it; in C99 a typedef may not be repeated, so not again after CUDA's own headers. */
 #if !defined(__DRIVER_TYPES_H__) && !defined(FLASHMLA_NO_STREAM_TYPE)
 typedef struct CUstream_st *cudaStream_t;
 #endif
 
-/* Initial values of the structs: struct_size set, everything else 0, which means the default. */
+/**
+ * Initial value of a struct: struct_size set, everything else 0, which means the default.
+ * @{
+ */
 #define FLASHMLA_OPTIONS_INIT {sizeof(flashmla_options_t), 0, 0}
 #define FLASHMLA_DEVICE_INFO_INIT {sizeof(flashmla_device_info_t), {0}, 0, 0, 0, 0}
 #define FLASHMLA_KERNEL_INFO_INIT {sizeof(flashmla_kernel_info_t), {0}, 0, 0, 0}
@@ -55,6 +59,7 @@ typedef struct CUstream_st *cudaStream_t;
     {sizeof(flashmla_sparse_prefill_params_t), 0, 0.0f, 0, 0, 0, 0, 0,                                     \
      {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}},               \
      {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, {NULL, {0, 0, 0, 0}}, NULL, 0}
+/** @} */
 
 
 /**
@@ -234,10 +239,19 @@ typedef struct CUstream_st *cudaStream_t;
  */
 #define FLASHMLA_FLAG_BATCH_INVARIANT 4
 
+/**
+ * Of this header; `flashmla_version()` gives that of the library.
+ */
 #define FLASHMLA_VERSION_MAJOR 0
 
+/**
+ * Of this header.
+ */
 #define FLASHMLA_VERSION_MINOR 1
 
+/**
+ * Of this header.
+ */
 #define FLASHMLA_VERSION_PATCH 0
 
 /**
@@ -254,6 +268,9 @@ typedef int32_t flashmla_status_t;
  * How to create a context. All 0 is the default; use `FLASHMLA_OPTIONS_INIT`.
  */
 typedef struct flashmla_options_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * Threads of the CPU backend; 0: one per available core. Ignored by GPU contexts.
@@ -269,6 +286,9 @@ typedef struct flashmla_options_t {
  * What a context runs on.
  */
 typedef struct flashmla_device_info_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * NUL-terminated name.
@@ -327,6 +347,9 @@ typedef struct flashmla_tensor_t {
  * the operation refuses a plan whose fingerprint does not fit its own parameters.
  */
 typedef struct flashmla_plan_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * Device memory of at least the plan size, 256-byte aligned; NULL where that size is 0.
@@ -348,6 +371,9 @@ typedef struct flashmla_plan_t {
  * Zero every member that you do not set (`FLASHMLA_DENSE_DECODE_PARAMS_INIT`).
  */
 typedef struct flashmla_dense_decode_params_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * Type of `q`, `kv_cache` and `out`: `FLASHMLA_DTYPE_*`.
@@ -454,6 +480,9 @@ typedef struct flashmla_dense_decode_params_t {
  * How a problem would be run.
  */
 typedef struct flashmla_kernel_info_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * Name of the kernel, NUL-terminated.
@@ -479,6 +508,9 @@ typedef struct flashmla_kernel_info_t {
  * Zero every member that you do not set (`FLASHMLA_SPARSE_DECODE_PARAMS_INIT`).
  */
 typedef struct flashmla_sparse_decode_params_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * How `kv_cache` stores tokens: `FLASHMLA_LAYOUT_V32` or `FLASHMLA_LAYOUT_V4`.
@@ -602,6 +634,9 @@ typedef struct flashmla_sparse_decode_params_t {
  * Zero every member that you do not set (`FLASHMLA_KV_CACHE_APPEND_PARAMS_INIT`).
  */
 typedef struct flashmla_kv_cache_append_params_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * How the cache stores tokens: `FLASHMLA_LAYOUT_*`.
@@ -659,6 +694,9 @@ typedef struct flashmla_kv_cache_append_params_t {
  * Zero every member that you do not set (`FLASHMLA_KV_CACHE_GATHER_PARAMS_INIT`).
  */
 typedef struct flashmla_kv_cache_gather_params_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * How the cache stores tokens: `FLASHMLA_LAYOUT_*`.
@@ -705,7 +743,8 @@ typedef struct flashmla_kv_cache_gather_params_t {
      */
     struct flashmla_const_tensor_t block_table;
     /**
-     * `[b + 1]` int32, any stride, ascending: request i gets rows `cu_seqlens[i] .. cu_seqlens[i + 1]`.
+     * `[b + 1]` int32, any stride, ascending: request i gets the rows from `cu_seqlens[i]` to before
+     * `cu_seqlens[i + 1]`.
      */
     struct flashmla_const_tensor_t cu_seqlens;
     /**
@@ -724,6 +763,9 @@ typedef struct flashmla_kv_cache_gather_params_t {
  * Zero every member that you do not set (`FLASHMLA_MAP_INDICES_PARAMS_INIT`).
  */
 typedef struct flashmla_map_indices_params_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * Requests.
@@ -775,6 +817,9 @@ typedef struct flashmla_map_indices_params_t {
  * Zero every member that you do not set (`FLASHMLA_SPARSE_PREFILL_PARAMS_INIT`).
  */
 typedef struct flashmla_sparse_prefill_params_t {
+    /**
+     * Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
+     */
     size_t struct_size;
     /**
      * 0 or `FLASHMLA_FLAG_LSE_EMPTY_POS_INF`.
@@ -1115,7 +1160,7 @@ flashmla_status_t flashmla_sparse_prefill_query(const struct flashmla_context_t 
  *
  * Pure host arithmetic: thread-safe, legal during capture. What it gives for some `s_q`, `s_kv` and
  * `topk` suffices for every smaller value of them too, whatever the lengths and indices: an engine asks
- * once, with its maxima. 0 for CPU contexts. Reads sizes and `flags`.
+ * once, with its maxima. 0 in this version. Reads sizes and `flags`.
  */
 flashmla_status_t flashmla_sparse_prefill_workspace_size(const struct flashmla_context_t *context,
                                                          const struct flashmla_sparse_prefill_params_t *params,
@@ -1137,9 +1182,7 @@ flashmla_status_t flashmla_sparse_prefill_workspace_size(const struct flashmla_c
  *
  * `s_q`, `h_q`, `s_kv` and `topk` are at most 2^31 - 1. With `s_q` 0 nothing is read or written.
  *
- * Errors: null or misaligned pointers, wrong sizes or strides, a workspace that is too small;
- * `FLASHMLA_ERROR_UNSUPPORTED` in every GPU context: this version runs sparse prefill on the CPU alone.
- * Nothing is launched and nothing is written then.
+ * Errors: null or misaligned pointers, wrong sizes or strides: nothing is launched and nothing is written.
  */
 flashmla_status_t flashmla_sparse_prefill(const struct flashmla_context_t *context,
                                           const struct flashmla_sparse_prefill_params_t *params,

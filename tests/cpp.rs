@@ -204,11 +204,29 @@ fn misuse_is_refused() {
     assert!(errors.contains("flashmla.hpp needs C++17 or later"), "{errors}");
 }
 
-/// The README's program is the one that is built here.
+/// What only a GPU's context answers, with a driver that launches nothing.
 #[test]
-fn quick_start_runs() {
-    let code = read("tests/cpp/quick_start.cpp");
-    assert!(read("README.md").contains(&format!("```cpp\n{code}```\n")), "README.md has another C++ program");
-    let text = run(compiler(any(), "c++20", &[]), &[source("quick_start.cpp")], &folder("cpp_tests"), "quick_start");
-    assert_eq!(text, "lse of head 0: 1.098612\n");
+fn gpu_calls_and_errors() {
+    let folder = folder("cpp_tests").join("fake");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut driver = Command::new("cc");
+    driver.args(["-std=c11", "-shared", "-fPIC", "-pthread", "-o"]).arg(folder.join("libcuda.so.1"));
+    output(driver.arg(root().join("tests/fake_driver/libcuda_fake.c")));
+    let program = folder.join("fake_gpu");
+    let mut command = compiler(any(), "c++17", &[]);
+    command.arg(source("fake_gpu.cpp")).arg("-L").arg(library().parent().unwrap()).arg("-lflashmla");
+    output(command.arg(format!("-Wl,-rpath,{}/..", folder.display())).arg("-o").arg(&program));
+    for fails in [false, true] {
+        let mut run = Command::new(&program);
+        run.env("LD_LIBRARY_PATH", &folder);
+        if fails {
+            run.arg("fails").env("FAKE_CUDA_FAIL", "cuLaunchKernelEx:1:700");
+        }
+        let output = run.output().unwrap();
+        match output.status.code() {
+            Some(0) => {}
+            Some(77) => return skip("cpp::gpu_calls_and_errors", "a library without kernels"),
+            code => panic!("fails {fails}: {code:?}: {}", String::from_utf8_lossy(&output.stdout)),
+        }
+    }
 }

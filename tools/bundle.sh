@@ -15,6 +15,9 @@ tests=$(cargo test --release --test gpu --no-run --message-format=json |
     sed -n 's/.*"name":"gpu".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
 cp "$tests" "$bundle/bin/gpu_tests"
 tools/examples.sh build "$bundle/bin" >/dev/null
+for program in "$bundle"/bin/{05_go_server,host_cost_go,go_tests}; do
+    [ ! -e "$program" ] || strip "$program"
+done
 cp "$target/release/libflashmla.so" "$bundle/lib/libflashmla.so.0"
 ln -s libflashmla.so.0 "$bundle/lib/libflashmla.so"
 strip "$bundle"/bin/{bench,replay,gpu_tests} "$bundle/lib/libflashmla.so.0"

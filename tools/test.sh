@@ -48,6 +48,18 @@ else
     failed=$((failed + 1))
 fi
 
+# Ends with counts of its own.
+if run go tests/go.sh; then :; else status=1; fi
+counts=$(sed -n 's/^go: \([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' "$logs/go.log")
+read -r p f s <<<"${counts:-0 1 0}"
+passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+
+if run docs tests/docs.sh; then
+    if grep -q '^SKIP ' "$logs/docs.log"; then skipped=$((skipped + 1)); else passed=$((passed + 1)); fi
+else
+    failed=$((failed + 1)) status=1
+fi
+
 if run install tests/install.sh; then passed=$((passed + 1)); else failed=$((failed + 1)) status=1; fi
 skipped=$((skipped + $(grep -c '^SKIP ' "$logs/install.log")))
 

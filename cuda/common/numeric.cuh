@@ -29,6 +29,20 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return r;
 }
 
+// Within 2^-22, absolutely for results of about 1 and relatively beyond.
+__device__ __forceinline__ float log2_approx(float x) {
+    float r;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+}
+
+// Within a unit in the last place; of infinity 0.
+__device__ __forceinline__ float reciprocal_approx(float x) {
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+}
+
 constexpr float kLn2 = 0.693147180559945309f;
 constexpr float kLog2E = 1.44269504088896340736f;
 

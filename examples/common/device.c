@@ -32,7 +32,7 @@ typedef struct driver {
 } driver;
 
 struct device {
-    flashmla_context_t *context;
+    flashmla_context_t *context; /* NULL where device_share made it */
     int gpu;
     driver cuda;
     cudaStream_t stream;
@@ -70,22 +70,27 @@ static int load_driver(driver *cuda) {
     return 1;
 }
 
+/* Makes the device's own CUDA context the thread's, and a stream. */
+static void start(device *d) {
+    int ordinal;
+    void *primary;
+    CUDA(d, Init(0));
+    CUDA(d, DeviceGet(&ordinal, 0));
+    CUDA(d, DevicePrimaryCtxRetain(&primary, ordinal));
+    CUDA(d, CtxSetCurrent(primary));
+    CUDA(d, StreamCreate(&d->stream, 1)); /* non-blocking */
+    CUDA(d, EventCreate(&d->events[0], 0));
+    CUDA(d, EventCreate(&d->events[1], 0));
+}
+
 device *device_open(void) {
     device *d = calloc(1, sizeof *d);
     flashmla_device_info_t info = FLASHMLA_DEVICE_INFO_INIT;
     char message[512];
     if (d == NULL) return NULL;
     if (flashmla_create(0, NULL, &d->context) == FLASHMLA_SUCCESS && load_driver(&d->cuda)) {
-        int ordinal;
-        void *primary;
         d->gpu = 1;
-        CUDA(d, Init(0));
-        CUDA(d, DeviceGet(&ordinal, 0));
-        CUDA(d, DevicePrimaryCtxRetain(&primary, ordinal));
-        CUDA(d, CtxSetCurrent(primary));
-        CUDA(d, StreamCreate(&d->stream, 1)); /* non-blocking */
-        CUDA(d, EventCreate(&d->events[0], 0));
-        CUDA(d, EventCreate(&d->events[1], 0));
+        start(d);
     } else {
         flashmla_last_error(message, sizeof message);
         printf("no GPU: %s\n", message);
@@ -97,6 +102,14 @@ device *device_open(void) {
     check(flashmla_get_device_info(d->context, &info), "flashmla_get_device_info");
     printf("device: %s, %d %s\n", info.name, info.multiprocessors, d->gpu ? "multiprocessors" : "threads");
     return d;
+}
+
+device *device_share(const device *d) {
+    device *other = calloc(1, sizeof *other);
+    if (other == NULL) return NULL;
+    other->gpu = d->gpu, other->cuda = d->cuda;
+    if (other->gpu) start(other);
+    return other;
 }
 
 void device_close(device *d) {

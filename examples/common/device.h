@@ -18,6 +18,9 @@ typedef struct device_graph device_graph;
 /* Device 0 if libflashmla can use it, else its CPU backend; says on stdout what it took and why. NULL: neither. */
 device *device_open(void);
 void device_close(device *d);
+/* The same place with a stream of its own, for another thread: to be called on that thread, which the CUDA driver
+ * wants to be told about. It has no context of libflashmla's. */
+device *device_share(const device *d);
 
 flashmla_context_t *device_context(const device *d);
 int device_is_gpu(const device *d);

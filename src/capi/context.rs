@@ -21,6 +21,7 @@ pub struct flashmla_context_t {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct flashmla_options_t {
+    /// Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
     pub struct_size: usize,
     /// Threads of the CPU backend; 0: one per available core. Ignored by GPU contexts.
     pub cpu_threads: i32,
@@ -39,6 +40,7 @@ unsafe impl Versioned for flashmla_options_t {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct flashmla_device_info_t {
+    /// Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
     pub struct_size: usize,
     /// NUL-terminated name.
     pub name: [c_char; 128],

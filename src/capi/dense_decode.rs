@@ -20,6 +20,7 @@ use crate::workspace::PlanLayout;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct flashmla_dense_decode_params_t {
+    /// Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
     pub struct_size: usize,
     /// Type of `q`, `kv_cache` and `out`: `FLASHMLA_DTYPE_*`.
     pub dtype: i32,
@@ -77,7 +78,7 @@ pub struct flashmla_dense_decode_params_t {
 // SAFETY: repr(C), plain data.
 unsafe impl Versioned for flashmla_dense_decode_params_t {
     const NAME: &'static str = "flashmla_dense_decode_params_t";
-    const FIRST_SIZE: usize = std::mem::offset_of!(flashmla_dense_decode_params_t, kv_layout);
+    const FIRST_SIZE: usize = 360;
 }
 
 impl flashmla_dense_decode_params_t {

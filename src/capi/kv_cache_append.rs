@@ -16,6 +16,7 @@ use crate::problem::kv_cache_append::{IndexType, KvCacheAppend, Raw};
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct flashmla_kv_cache_append_params_t {
+    /// Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
     pub struct_size: usize,
     /// How the cache stores tokens: `FLASHMLA_LAYOUT_*`.
     pub layout: i32,
@@ -48,7 +49,7 @@ pub struct flashmla_kv_cache_append_params_t {
 // SAFETY: repr(C), plain data.
 unsafe impl Versioned for flashmla_kv_cache_append_params_t {
     const NAME: &'static str = "flashmla_kv_cache_append_params_t";
-    const FIRST_SIZE: usize = std::mem::size_of::<flashmla_kv_cache_append_params_t>();
+    const FIRST_SIZE: usize = 176;
 }
 
 impl flashmla_kv_cache_append_params_t {

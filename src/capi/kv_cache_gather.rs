@@ -15,6 +15,7 @@ use crate::problem::kv_cache_gather::{KvCacheGather, Raw, Source};
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct flashmla_kv_cache_gather_params_t {
+    /// Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
     pub struct_size: usize,
     /// How the cache stores tokens: `FLASHMLA_LAYOUT_*`.
     pub layout: i32,
@@ -38,7 +39,8 @@ pub struct flashmla_kv_cache_gather_params_t {
     pub indices: flashmla_const_tensor_t,
     /// `[b, max_blocks_per_seq]` int32, any strides: pages of each request in order. Instead of `indices`.
     pub block_table: flashmla_const_tensor_t,
-    /// `[b + 1]` int32, any stride, ascending: request i gets rows `cu_seqlens[i] .. cu_seqlens[i + 1]`.
+    /// `[b + 1]` int32, any stride, ascending: request i gets the rows from `cu_seqlens[i]` to before
+    /// `cu_seqlens[i + 1]`.
     pub cu_seqlens: flashmla_const_tensor_t,
     /// `[b]` int32, any stride: the token of each request that its first row gets. `data` NULL: 0.
     pub seq_starts: flashmla_const_tensor_t,
@@ -49,7 +51,7 @@ pub struct flashmla_kv_cache_gather_params_t {
 // SAFETY: repr(C), plain data.
 unsafe impl Versioned for flashmla_kv_cache_gather_params_t {
     const NAME: &'static str = "flashmla_kv_cache_gather_params_t";
-    const FIRST_SIZE: usize = std::mem::size_of::<flashmla_kv_cache_gather_params_t>();
+    const FIRST_SIZE: usize = 304;
 }
 
 impl flashmla_kv_cache_gather_params_t {

@@ -15,6 +15,7 @@ use crate::problem::map_indices::{MapIndices, Raw};
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct flashmla_map_indices_params_t {
+    /// Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
     pub struct_size: usize,
     /// Requests.
     pub b: i64,
@@ -42,7 +43,7 @@ pub struct flashmla_map_indices_params_t {
 // SAFETY: repr(C), plain data.
 unsafe impl Versioned for flashmla_map_indices_params_t {
     const NAME: &'static str = "flashmla_map_indices_params_t";
-    const FIRST_SIZE: usize = std::mem::size_of::<flashmla_map_indices_params_t>();
+    const FIRST_SIZE: usize = 216;
 }
 
 impl flashmla_map_indices_params_t {

@@ -20,6 +20,7 @@ use crate::workspace::PlanLayout;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct flashmla_sparse_decode_params_t {
+    /// Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
     pub struct_size: usize,
     /// How `kv_cache` stores tokens: `FLASHMLA_LAYOUT_V32` or `FLASHMLA_LAYOUT_V4`.
     pub layout: i32,
@@ -86,7 +87,7 @@ pub struct flashmla_sparse_decode_params_t {
 // SAFETY: repr(C), plain data.
 unsafe impl Versioned for flashmla_sparse_decode_params_t {
     const NAME: &'static str = "flashmla_sparse_decode_params_t";
-    const FIRST_SIZE: usize = std::mem::size_of::<flashmla_sparse_decode_params_t>();
+    const FIRST_SIZE: usize = 528;
 }
 
 impl flashmla_sparse_decode_params_t {

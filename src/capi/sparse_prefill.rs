@@ -6,7 +6,6 @@ use super::types::*;
 use crate::boundary::guard;
 use crate::context::{Backend, Context};
 use crate::cpu;
-use crate::err;
 use crate::problem::sparse_prefill::{Raw, Shape, SparsePrefill};
 use crate::status::Result;
 
@@ -18,6 +17,7 @@ use crate::status::Result;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct flashmla_sparse_prefill_params_t {
+    /// Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
     pub struct_size: usize,
     /// 0 or `FLASHMLA_FLAG_LSE_EMPTY_POS_INF`.
     pub flags: u32,
@@ -61,7 +61,7 @@ pub struct flashmla_sparse_prefill_params_t {
 // SAFETY: repr(C), plain data.
 unsafe impl Versioned for flashmla_sparse_prefill_params_t {
     const NAME: &'static str = "flashmla_sparse_prefill_params_t";
-    const FIRST_SIZE: usize = std::mem::size_of::<flashmla_sparse_prefill_params_t>();
+    const FIRST_SIZE: usize = 392;
 }
 
 impl flashmla_sparse_prefill_params_t {
@@ -102,14 +102,19 @@ pub unsafe extern "C" fn flashmla_sparse_prefill_query(
     out: *mut flashmla_kernel_info_t,
 ) -> flashmla_status_t {
     guard(|| {
-        let (context, _, _) = shape(&context, params)?;
+        let (context, _, shape) = shape(&context, params)?;
         // SAFETY: per the contract of this function.
         unsafe { struct_size("out", out) }?;
         let mut info =
             flashmla_kernel_info_t { struct_size: 0, name: [0; 64], thread_blocks: 0, cluster_size: 0, partitions: 0 };
         match &context.backend {
             Backend::Cpu(_) => copy_name(&mut info.name, "cpu_sparse_prefill"),
-            Backend::Gpu(_) => return no_gpu_kernel(),
+            Backend::Gpu(gpu) => {
+                let selection = gpu.sparse_prefill_kernel(&shape);
+                copy_name(&mut info.name, selection.name);
+                info.thread_blocks = selection.thread_blocks;
+                info.cluster_size = 1;
+            }
         }
         // SAFETY: checked above.
         unsafe { write_struct("out", out, &info) }
@@ -120,7 +125,7 @@ pub unsafe extern "C" fn flashmla_sparse_prefill_query(
 ///
 /// Pure host arithmetic: thread-safe, legal during capture. What it gives for some `s_q`, `s_kv` and
 /// `topk` suffices for every smaller value of them too, whatever the lengths and indices: an engine asks
-/// once, with its maxima. 0 for CPU contexts. Reads sizes and `flags`.
+/// once, with its maxima. 0 in this version. Reads sizes and `flags`.
 #[no_mangle]
 pub unsafe extern "C" fn flashmla_sparse_prefill_workspace_size(
     context: *const flashmla_context_t,
@@ -128,13 +133,10 @@ pub unsafe extern "C" fn flashmla_sparse_prefill_workspace_size(
     size: *mut usize,
 ) -> flashmla_status_t {
     guard(|| {
-        let (context, _, _) = shape(&context, params)?;
+        shape(&context, params)?;
         non_null("size", size)?;
-        match &context.backend {
-            // SAFETY: checked not to be null; the caller vouches for the rest.
-            Backend::Cpu(_) => unsafe { *size = 0 },
-            Backend::Gpu(_) => return no_gpu_kernel(),
-        }
+        // SAFETY: checked not to be null; the caller vouches for the rest.
+        unsafe { *size = 0 };
         Ok(())
     })
 }
@@ -154,9 +156,7 @@ pub unsafe extern "C" fn flashmla_sparse_prefill_workspace_size(
 ///
 /// `s_q`, `h_q`, `s_kv` and `topk` are at most 2^31 - 1. With `s_q` 0 nothing is read or written.
 ///
-/// Errors: null or misaligned pointers, wrong sizes or strides, a workspace that is too small;
-/// `FLASHMLA_ERROR_UNSUPPORTED` in every GPU context: this version runs sparse prefill on the CPU alone.
-/// Nothing is launched and nothing is written then.
+/// Errors: null or misaligned pointers, wrong sizes or strides: nothing is launched and nothing is written.
 #[no_mangle]
 pub unsafe extern "C" fn flashmla_sparse_prefill(
     context: *const flashmla_context_t,
@@ -176,7 +176,7 @@ pub unsafe extern "C" fn flashmla_sparse_prefill(
                 unsafe { run_on_cpu(device, &problem) };
                 Ok(())
             }
-            Backend::Gpu(_) => no_gpu_kernel(),
+            Backend::Gpu(gpu) => gpu.sparse_prefill(&problem, stream as u64),
         }
     })
 }
@@ -187,13 +187,6 @@ fn shape(context: &*const flashmla_context_t, params: *const Params) -> Result<(
     let params = unsafe { read_struct("params", params) }?;
     let shape = Shape::check(&params.raw())?;
     Ok((context, params, shape))
-}
-
-fn no_gpu_kernel() -> Result<()> {
-    err!(
-        FLASHMLA_ERROR_UNSUPPORTED,
-        "sparse prefill has no GPU kernel in this version: the context must be of FLASHMLA_DEVICE_CPU"
-    )
 }
 
 /// # Safety

@@ -97,6 +97,7 @@ impl flashmla_tensor_t {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct flashmla_plan_t {
+    /// Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
     pub struct_size: usize,
     /// Device memory of at least the plan size, 256-byte aligned; NULL where that size is 0.
     pub data: *mut c_void,
@@ -117,6 +118,7 @@ unsafe impl Versioned for flashmla_plan_t {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct flashmla_kernel_info_t {
+    /// Bytes of this struct as the caller knows it, its `sizeof`; the initial value has it.
     pub struct_size: usize,
     /// Name of the kernel, NUL-terminated.
     pub name: [std::ffi::c_char; 64],

@@ -5,8 +5,11 @@ use crate::boundary::last_message;
 use crate::status;
 use std::ffi::c_char;
 
+/// Of this header; `flashmla_version()` gives that of the library.
 pub const FLASHMLA_VERSION_MAJOR: i32 = 0;
+/// Of this header.
 pub const FLASHMLA_VERSION_MINOR: i32 = 1;
+/// Of this header.
 pub const FLASHMLA_VERSION_PATCH: i32 = 0;
 
 /// The version of the loaded library as `major * 10000 + minor * 100 + patch`.

@@ -7,7 +7,7 @@
 use super::driver::{call, Driver, Handle, CUDA_ERROR_NOT_FOUND};
 use super::kernels;
 use super::launch::with_context;
-use super::{dense_decode, kv_cache_append, kv_cache_gather, map_indices, sparse_decode};
+use super::{dense_decode, kv_cache_append, kv_cache_gather, map_indices, sparse_decode, sparse_prefill};
 use crate::err;
 use crate::status::Result;
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -25,6 +25,7 @@ pub struct Ready {
     pub kv_cache_append: kv_cache_append::Kernels,
     pub kv_cache_gather: kv_cache_gather::Kernels,
     pub map_indices: map_indices::Kernels,
+    pub sparse_prefill: sparse_prefill::Kernels,
 }
 
 struct Process {
@@ -56,6 +57,7 @@ pub fn make_ready(driver: &Driver, device: c_int) -> Result<Ready> {
             kv_cache_append: kv_cache_append::Kernels::load(&loader)?,
             kv_cache_gather: kv_cache_gather::Kernels::load(&loader)?,
             map_indices: map_indices::Kernels::load(&loader)?,
+            sparse_prefill: sparse_prefill::Kernels::load(&loader)?,
         })
     })?;
     process.devices.push((device, ready));

@@ -11,6 +11,7 @@ pub mod library;
 pub mod map_indices;
 pub mod params;
 pub mod sparse_decode;
+pub mod sparse_prefill;
 pub mod tensor_map;
 
 use crate::err;
@@ -35,6 +36,7 @@ pub struct GpuDevice {
     kv_cache_append: kv_cache_append::Kernels,
     kv_cache_gather: kv_cache_gather::Kernels,
     map_indices: map_indices::Kernels,
+    sparse_prefill: sparse_prefill::Kernels,
     name: String,
     multiprocessors: i64,
 }
@@ -74,6 +76,7 @@ impl GpuDevice {
             kv_cache_append: ready.kv_cache_append,
             kv_cache_gather: ready.kv_cache_gather,
             map_indices: ready.map_indices,
+            sparse_prefill: ready.sparse_prefill,
             name,
             multiprocessors,
         })

@@ -282,6 +282,45 @@ pub struct MapIndicesParams {
     pub page_shift: u32,
 }
 
+/// `cuda/sm90/sparse_prefill/`
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SparsePrefillParams {
+    /// BF16 rows.
+    pub kv: u64,
+    pub kv_row_bytes: i64,
+    /// i32 `[s_q, topk]`, stride of the query token in elements; the innermost is 1.
+    pub indices: u64,
+    pub indices_stride: i64,
+    /// i32 `[s_q]` or 0.
+    pub topk_length: u64,
+    pub topk_length_stride: i64,
+    /// FP32 `[h_q]` or 0.
+    pub attn_sink: u64,
+    pub attn_sink_stride: i64,
+    /// BF16; strides of token and head.
+    pub out: u64,
+    pub out_strides: [i64; 2],
+    /// FP32 or 0; strides of token and head.
+    pub max_logits: u64,
+    pub max_logits_strides: [i64; 2],
+    pub lse: u64,
+    pub lse_strides: [i64; 2],
+    pub s_q: i32,
+    pub h_q: i32,
+    pub s_kv: i32,
+    pub topk: i32,
+    /// Blocks of 64 heads.
+    pub head_blocks: i32,
+    /// From a thread block's query token and block of heads to its next: the grid, divided by `head_blocks`.
+    pub step_tokens: i32,
+    pub step_blocks: i32,
+    pub lse_empty_pos_inf: i32,
+    pub scale: f32,
+    /// scale * log2(e)
+    pub scale_log2: f32,
+}
+
 /// What a kernel needs to divide by a number that the host knows (`cuda/common/divide.cuh`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Divisor {

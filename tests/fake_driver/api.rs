@@ -35,17 +35,22 @@ pub const DECODE_KERNELS: [&str; 4] = [
     "flashmla_sm90_dense_decode_fp16_576",
     "flashmla_sm90_dense_decode_fp16_512",
 ];
+pub const PREFILL_KERNELS: [&str; 2] =
+    ["flashmla_sm90_sparse_prefill_rows_576", "flashmla_sm90_sparse_prefill_rows_512"];
 pub const SPARSE_KERNELS: [&str; 2] = ["flashmla_sm90_sparse_decode_v32", "flashmla_sm90_sparse_decode_v4"];
+/// Those that are allowed more shared memory than a kernel has unasked.
+pub const LARGE_KERNELS: usize = DECODE_KERNELS.len() + PREFILL_KERNELS.len() + SPARSE_KERNELS.len();
 pub const LAYOUTS: [&str; 3] = ["plain", "v32", "v4"];
-pub const KERNELS: usize = 1 + DECODE_KERNELS.len() + 2 + 2 * LAYOUTS.len() + 1 + SPARSE_KERNELS.len();
+pub const KERNELS: usize = 1 + LARGE_KERNELS + 2 + 2 * LAYOUTS.len() + 1;
 /// Fatbins of `use_fake_kernels`.
-pub const FATBINS: usize = 7;
+pub const FATBINS: usize = 8;
 
 /// Gives the library kernels as the fake driver reads them. Call it before the first context.
 pub fn use_fake_kernels() {
     let image = |lines: String| -> &'static [u8] { (lines + "\0").into_bytes().leak() };
     let decode = |name: &&str| format!("{name} 128 128 128 {}\n", size_of::<DenseDecodeParams>());
-    let sparse = |name: &&str| format!("{name} 128 {}\n", size_of::<SparseDecodeParams>());
+    let prefill = |name: &&str| format!("{name} 128 {}\n", size_of::<SparsePrefillParams>());
+    let sparse_decode = |name: &&str| format!("{name} 128 {}\n", size_of::<SparseDecodeParams>());
     let combine = size_of::<CombineParams>();
     let layouts = |operation: &str, bytes: usize| -> String {
         LAYOUTS.iter().map(|layout| format!("flashmla_{operation}_{layout} {bytes}\n")).collect()
@@ -53,7 +58,8 @@ pub fn use_fake_kernels() {
     let table = [
         ("plan", image(format!("flashmla_plan {}\n", size_of::<PlanParams>()))),
         ("dense_decode", image(DECODE_KERNELS.iter().map(decode).collect())),
-        ("sparse_decode", image(SPARSE_KERNELS.iter().map(sparse).collect())),
+        ("sparse_prefill", image(PREFILL_KERNELS.iter().map(prefill).collect())),
+        ("sparse_decode", image(SPARSE_KERNELS.iter().map(sparse_decode).collect())),
         ("combine", image(format!("flashmla_combine_bf16 {combine}\nflashmla_combine_fp16 {combine}\n"))),
         ("kv_cache_append", image(layouts("kv_cache_append", size_of::<KvCacheAppendParams>()))),
         ("kv_cache_gather", image(layouts("kv_cache_gather", size_of::<KvCacheGatherParams>()))),

@@ -1,7 +1,7 @@
 //! Every call of the driver fails once: the status keeps its code, the message names it, nothing is
 //! launched that should not be, and the next attempt works.
 
-use super::api::{use_fake_kernels, Context, DenseDecode, Outcome, DECODE_KERNELS, FATBINS, KERNELS, SPARSE_KERNELS};
+use super::api::{use_fake_kernels, Context, DenseDecode, Outcome, FATBINS, KERNELS, LARGE_KERNELS};
 use super::control::Fake;
 use super::process::{alone, each_alone, Case, Driver};
 use flashmla::status::*;
@@ -24,7 +24,7 @@ const CREATE: [(&str, usize); 15] = [
     ("cuCtxPushCurrent_v2", 1),
     // A kernel is asked for only where its name says that it is.
     ("cuLibraryGetKernel", KERNELS),
-    ("cuKernelSetAttribute", DECODE_KERNELS.len() + SPARSE_KERNELS.len()),
+    ("cuKernelSetAttribute", LARGE_KERNELS),
     ("cuKernelGetFunction", KERNELS),
     ("cuFuncLoad", KERNELS),
     ("cuCtxPopCurrent_v2", 1),

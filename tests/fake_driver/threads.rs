@@ -1,6 +1,6 @@
 //! Many threads that create contexts and use them at once.
 
-use super::api::{use_fake_kernels, Context, DenseDecode, DECODE_KERNELS, FATBINS, SPARSE_KERNELS};
+use super::api::{use_fake_kernels, Context, DenseDecode, FATBINS, LARGE_KERNELS};
 use super::control::Fake;
 use super::process::{alone, Driver};
 use std::sync::Barrier;
@@ -32,7 +32,7 @@ fn contexts_of_their_own() {
         assert_eq!(fake.launches().len(), THREADS * STEPS * 3);
         assert_eq!((fake.retained(0), fake.retained(1)), (1, 1));
         assert_eq!(fake.count("cuLibraryLoadData"), FATBINS);
-        assert_eq!(fake.count("cuKernelSetAttribute"), 2 * (DECODE_KERNELS.len() + SPARSE_KERNELS.len()));
+        assert_eq!(fake.count("cuKernelSetAttribute"), 2 * LARGE_KERNELS);
     });
 }
 

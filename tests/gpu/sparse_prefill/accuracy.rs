@@ -36,7 +36,7 @@ fn vary(mut specs: Vec<Spec>, seed: u64) -> Vec<Spec> {
 
 #[test]
 fn head_counts() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let heads =
         [1, 2, 3, 5, 7, 8, 12, 15, 16, 17, 31, 32, 33, 40, 48, 63, 64, 65, 80, 96, 100, 127, 128, 129, 192, 200, 256];
     let specs = d_qks(|d_qk| heads.map(|h_q| Spec { d_qk, h_q, ..Spec::default() }).to_vec());
@@ -45,7 +45,7 @@ fn head_counts() {
 
 #[test]
 fn numbers_of_indices() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let topks = [0, 1, 2, 3, 31, 32, 33, 63, 64, 65, 127, 128, 129, 191, 192, 193, 512, 513, 2048];
     let heads = [16, 64, 128];
     let specs = d_qks(|d_qk| {
@@ -57,7 +57,7 @@ fn numbers_of_indices() {
 
 #[test]
 fn query_tokens() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let tokens = [0, 1, 2, 3, 5, 16, 63, 64, 65, 131, 132, 133, 264, 300];
     let specs = d_qks(|d_qk| {
         let one = |s_q, h_q| Spec { d_qk, h_q, s_q, topk: 70, ..Spec::default() };
@@ -68,7 +68,7 @@ fn query_tokens() {
 
 #[test]
 fn kv_rows() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let rows = [0, 1, 2, 3, 4, 63, 64, 65, 1000, 70_000];
     let specs = d_qks(|d_qk| {
         let one = |s_kv, h_q| Spec { d_qk, h_q, s_kv, ..Spec::default() };
@@ -79,7 +79,7 @@ fn kv_rows() {
 
 #[test]
 fn masked_indices() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let specs = d_qks(|d_qk| {
         let one = |masked, h_q| Spec { d_qk, h_q, masked, topk: 300, s_q: 3, ..Spec::default() };
         [0, 1, 50, 90, 99, 100].into_iter().flat_map(|masked| [one(masked, 16), one(masked, 128)]).collect()
@@ -89,7 +89,7 @@ fn masked_indices() {
 
 #[test]
 fn queries_that_attend_to_nothing_between_others() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let mut specs = d_qks(|d_qk| {
         let one = |h_q, empty_every| Spec { d_qk, h_q, s_q: 7, empty_every, ..Spec::default() };
         vec![one(16, 2), one(64, 3), one(128, 2), one(100, 1)]
@@ -101,7 +101,7 @@ fn queries_that_attend_to_nothing_between_others() {
 /// Rows that are named twice count twice, and all indices may be equal.
 #[test]
 fn repeated_indices() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let specs = d_qks(|d_qk| {
         let one = |pick, h_q| Spec { d_qk, h_q, pick, topk: 200, s_kv: 500, ..Spec::default() };
         let mut specs: Vec<Spec> = PICKS.into_iter().flat_map(|pick| [one(pick, 16), one(pick, 128)]).collect();
@@ -113,7 +113,7 @@ fn repeated_indices() {
 
 #[test]
 fn lengths() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let edges = [0, 1, 2, 63, 64, 65, 127, 128, 129, 199, 200, 201, -1, i32::MIN, i32::MAX, 2147480000];
     let specs = d_qks(|d_qk| {
         let one = |h_q, lengths| Spec { d_qk, h_q, s_q: 16, topk: 200, lengths: Some(lengths), ..Spec::default() };
@@ -124,7 +124,7 @@ fn lengths() {
 
 #[test]
 fn sinks() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let edges = [-INF, INF, 0.0, 5.0, -5.0, 20.0, -50.0, -1e30, 1e30, f32::MAX, f32::MIN, 8.0];
     let specs = d_qks(|d_qk| {
         let one = |h_q, q_std| Spec { d_qk, h_q, q_std, sinks: Some(edges.to_vec()), ..Spec::default() };
@@ -138,7 +138,7 @@ fn sinks() {
 
 #[test]
 fn outputs_that_are_not_wanted() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let specs = d_qks(|d_qk| {
         let one = |want_max_logits, want_lse, h_q| Spec { d_qk, h_q, want_max_logits, want_lse, ..Spec::default() };
         vec![one(false, true, 16), one(true, false, 64), one(false, false, 128), one(false, false, 3)]
@@ -148,7 +148,7 @@ fn outputs_that_are_not_wanted() {
 
 #[test]
 fn sharp_scores_and_other_scales() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let scales = [(30.0, 0.0), (1.0, 1.0), (1.0, 1e-6), (0.1, 0.135_233_78)];
     let specs = d_qks(|d_qk| {
         let one = |(q_std, scale), h_q| Spec { d_qk, h_q, q_std, scale, topk: 500, ..Spec::default() };
@@ -159,7 +159,7 @@ fn sharp_scores_and_other_scales() {
 
 #[test]
 fn scores_that_rise_and_fall_along_the_rows() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let specs = d_qks(|d_qk| {
         let ramp = Spec { d_qk, ramp: true, topk: 1000, s_kv: 1200, masked: 0, ..Spec::default() };
         let one = |pick, h_q| Spec { pick, h_q, ..ramp.clone() };
@@ -171,7 +171,7 @@ fn scores_that_rise_and_fall_along_the_rows() {
 /// As models ask for: 2048 (V3.2) and 512 or 1024 rows of a long prompt.
 #[test]
 fn shapes_of_models() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let one = |d_qk, h_q, topk, s_kv| Spec {
         d_qk,
         h_q,
@@ -191,7 +191,7 @@ fn shapes_of_models() {
 /// Any combination of everything.
 #[test]
 fn random_problems() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let mut random = Random::new(11);
     let specs = (0..160).map(|i| {
         let any_heads = random.range(1, 130);
@@ -228,7 +228,7 @@ fn random_problems() {
 /// A failing case again: `FLASHMLA_TEST_PREFILL` takes the line that a failure prints.
 #[test]
 fn one_case() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let spec = match std::env::var("FLASHMLA_TEST_PREFILL") {
         Ok(line) => line.parse().unwrap_or_else(|e| panic!("FLASHMLA_TEST_PREFILL: {e}")),
         Err(_) => Spec::default(),

@@ -1,38 +1,18 @@
 //! Running cases against the float64 reference, within the contract's bounds.
 
-use super::call::{query, sizes_of, Call, Results};
+use super::call::{Call, Results};
 use super::data::Data;
 use super::oracle::{expected, Expected};
 use super::spec::Spec;
 use crate::check::{compare_logs, compare_out, on_all_cores, Bound, Margin};
 use crate::data::decode;
 use crate::memory::Fence;
-use crate::session::{say, Queue, Session};
+use crate::session::{Queue, Session};
 use flashmla::problem::dense_decode::Dtype;
 use flashmla::problem::sparse_prefill::D_V;
-use flashmla::status::FLASHMLA_ERROR_UNSUPPORTED;
 
 /// Of `lse` and of `max_logits`.
 const LOGS: Bound = (1e-6, 2.01 / 65536.0);
-
-/// Why the context cannot run a problem, if that is so.
-fn unsupported(session: &Session, spec: &Spec) -> Option<String> {
-    match query(&session.backend.handle, &sizes_of(spec)) {
-        Err(refusal) if refusal.status == FLASHMLA_ERROR_UNSUPPORTED => Some(refusal.message),
-        _ => None,
-    }
-}
-
-/// Whether the context can run a common problem. If not, the test is skipped, and a line says so.
-pub fn is_supported(session: &Session) -> bool {
-    match unsupported(session, &Spec::default()) {
-        Some(why) => {
-            say(&format!("SKIP {} skipped: {why}", session.name));
-            false
-        }
-        None => true,
-    }
-}
 
 /// Compares results with a reference: `Err` says what is outside its bound.
 pub fn compare(spec: &Spec, results: &Results, expected: &Expected) -> Result<Margin, String> {
@@ -74,23 +54,11 @@ pub fn run_case(session: &Session, queue: &Queue, fence: Fence, data: &Data) -> 
     Ok((results, margin))
 }
 
-/// Every case that the context can run, on all cores; fails with a line per failing case, and prints the
+/// Every case, on all cores; fails with a line per failing case, and prints the
 /// worst margin.
 pub fn check_all(session: &Session, mut specs: Vec<Spec>) {
     // The long ones first, so that none is left to run alone at the end.
     specs.sort_by_key(|spec| std::cmp::Reverse(spec.pairs()));
-    let all = specs.len();
-    let mut reason = String::new();
-    specs.retain(|spec| match unsupported(session, spec) {
-        Some(why) => {
-            reason = why;
-            false
-        }
-        None => true,
-    });
-    if specs.len() < all {
-        say(&format!("UNSUPPORTED {}: {} of {all} cases left out: {reason}", session.name, all - specs.len()));
-    }
     on_all_cores(session, &specs, |queue, spec| {
         run_case(session, queue, Fence::Guarded, &Data::new(spec)).map(|(_, margin)| margin)
     });

@@ -9,7 +9,7 @@ use crate::memory::Fence;
 
 #[test]
 fn twenty_times_the_same_bits() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let queue = session.queue().unwrap();
     for (d_qk, h_q, s_q, topk) in [(576, 128, 3, 500), (576, 17, 140, 70), (512, 64, 20, 129), (512, 128, 2, 64)] {
         let data = Data::new(&Spec { d_qk, h_q, s_q, topk, sinks: Some(vec![0.0, 2.0]), ..Spec::default() });

@@ -69,7 +69,7 @@ fn numbers(results: &Results) -> Expected {
 
 #[test]
 fn within_the_bounds_of_upstream_and_of_the_reference() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let queue = session.queue().unwrap();
     for Golden { name, data, upstream } in golden_cases() {
         let (results, margin) =

@@ -10,7 +10,7 @@ use crate::memory::Fence;
 
 #[test]
 fn captured_and_replayed_after_changes_in_place() {
-    let session = prefill_or_skip!(GpuAlone);
+    let session = session_or_skip!(GpuAlone);
     for (d_qk, h_q) in [(576, 128), (576, 16), (512, 64)] {
         let lengths = Some(vec![200, 0, 77]);
         let spec = Spec { d_qk, h_q, lengths, s_q: 9, topk: 200, sinks: Some(vec![1.0]), ..Spec::default() };

@@ -20,7 +20,7 @@ macro_rules! cases {
     ($($name:ident: { $($field:ident: $value:expr),* $(,)? })*) => { $(
         #[test]
         fn $name() {
-            let session = prefill_or_skip!(Any);
+            let session = session_or_skip!(Any);
             check(session, Spec { $($field: $value,)* ..Spec::default() });
         }
     )* };

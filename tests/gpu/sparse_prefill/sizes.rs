@@ -20,7 +20,7 @@ fn confirm(session: &Session, data: &Data, results: &Results) {
 
 #[test]
 fn nothing_at_all() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let mut specs = Vec::new();
     for (d_qk, h_q, lse_pos_inf) in [(576, 128, false), (512, 64, true), (576, 1, true)] {
         let base = Spec { d_qk, h_q, lse_pos_inf, s_q: 7, sinks: Some(vec![0.5]), ..Spec::default() };
@@ -37,7 +37,7 @@ fn nothing_at_all() {
 /// 700 copies of 100 query tokens: each copy must give the bits of the first.
 #[test]
 fn query_of_70000_tokens() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     const COPIES: usize = 700;
     for (d_qk, h_q) in [(576, 1), (512, 2)] {
         let lengths = Some(vec![5, 0, 3, 4, 1]);
@@ -72,7 +72,7 @@ fn query_of_70000_tokens() {
 /// that nobody touches costs nothing.)
 #[test]
 fn kv_past_32_bits() {
-    let session = prefill_or_skip!(Alone);
+    let session = session_or_skip!(Alone);
     for (d_qk, h_q) in [(576, 128), (512, 16)] {
         let data = Data::new(&Spec { d_qk, h_q, s_q: 3, ..Spec::default() });
         let s_kv = (1i64 << 32) / (d_qk * 2) + 1000;
@@ -109,7 +109,7 @@ fn kv_past_32_bits() {
 /// Every tensor has a stride that takes it past 2^31 elements or 2^32 bytes.
 #[test]
 fn strides_past_32_bits() {
-    let session = prefill_or_skip!(Alone);
+    let session = session_or_skip!(Alone);
     const HALVES: i64 = 1 << 31;
     const WORDS: i64 = 1 << 30;
     // Three rows, so that the last lies past 2^31 elements.
@@ -179,7 +179,7 @@ fn strides_past_32_bits() {
 /// Sizes that no machine has memory for get an answer.
 #[test]
 fn queries_of_the_largest_sizes() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let handle = &session.backend.handle;
     let most = i32::MAX as i64;
     for spec in [
@@ -195,7 +195,7 @@ fn queries_of_the_largest_sizes() {
 /// What is asked for the maxima suffices for less.
 #[test]
 fn workspaces_are_monotone() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let size = |s_q, s_kv, topk, h_q| {
         let spec = Spec { s_q, s_kv, topk, h_q, ..Spec::default() };
         workspace_size(&session.backend.handle, &sizes_of(&spec)).unwrap()

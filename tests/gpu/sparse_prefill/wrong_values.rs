@@ -13,7 +13,7 @@ const WILD: [i32; 8] = [i32::MIN, -65536, -64, -1, 1 << 20, 1 << 30, 2147480000,
 
 #[test]
 fn wild_indices_alone_attend_to_nothing() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let queue = session.queue().unwrap();
     let mut random = Random::new(4);
     for (d_qk, h_q, topk, lse_pos_inf) in [(576, 16, 200, false), (576, 128, 64, true), (512, 64, 513, false)] {
@@ -30,7 +30,7 @@ fn wild_indices_alone_attend_to_nothing() {
 /// The first row behind the KV and the last row of it differ by one.
 #[test]
 fn indices_at_the_ends() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let queue = session.queue().unwrap();
     for (d_qk, h_q, s_kv) in [(576, 16, 1), (576, 128, 64), (512, 64, 65), (512, 100, 300)] {
         let spec = Spec { d_qk, h_q, s_kv, topk: 8, masked: 0, ..Spec::default() };
@@ -53,7 +53,7 @@ fn indices_at_the_ends() {
 
 #[test]
 fn wild_lengths_are_clamped() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let mut specs = Vec::new();
     for d_qk in [576, 512] {
         for (h_q, topk) in [(16, 0), (16, 130), (64, 64), (128, 200)] {
@@ -66,7 +66,7 @@ fn wild_lengths_are_clamped() {
 /// Not a number is what a row of NaN gives where an index does name it: no masking hides wrong data.
 #[test]
 fn a_named_row_of_nan_shows() {
-    let session = prefill_or_skip!(Any);
+    let session = session_or_skip!(Any);
     let queue = session.queue().unwrap();
     for h_q in [16, 128] {
         let spec = Spec { h_q, masked: 0, s_q: 2, ..Spec::default() };

@@ -1,0 +1,3 @@
+module flashmla
+
+go 1.24
