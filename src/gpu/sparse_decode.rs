@@ -346,3 +346,27 @@ fn optional(lens: &Option<Tensor<2>>) -> (u64, [i64; 2]) {
 fn address<T>(value: &T) -> *const c_void {
     ptr::from_ref(value).cast()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::TILE_TOKENS;
+
+    /// The value of `constexpr int NAME = VALUE;` in a kernel's source.
+    fn constant(source: &str, name: &str) -> i64 {
+        let (_, rest) = source.split_once(&format!("constexpr int {name} = ")).expect(name);
+        rest.split(';').next().unwrap().parse().expect(name)
+    }
+
+    #[test]
+    fn launches_fit_the_kernels() {
+        let config = include_str!("../../cuda/sm90/sparse_decode/config.cuh");
+        assert_eq!(constant(config, "kThreads"), DECODE_THREADS as i64);
+        assert_eq!(constant(config, "kHeads"), BLOCK_ROWS);
+        assert_eq!(constant(config, "kTokens"), TILE_TOKENS);
+        assert_eq!(constant(config, "kColumnTile"), TILE_COLUMNS);
+        // The kernel asserts its need against the same number.
+        let work = include_str!("../../cuda/sm90/sparse_decode/work.cuh");
+        assert!(work.contains(&format!("sizeof(Shared<V32>) <= {SM90_SMEM_BYTES}")));
+    }
+}

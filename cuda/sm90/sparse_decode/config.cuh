@@ -10,7 +10,8 @@
 //
 // With Q, shared memory has room for two tiles of K: one is filled while the other is in use.
 //
-// Fetching: two tiles ahead the indices, then the rows into L2; half a tile ahead the rows into registers.
+// Fetching: two or three tiles ahead the indices, one or two (kLookAhead) the rows into L2, and the rows of the next tile
+// into registers while one is converted. (cuda/NOTES.md says what else was tried, pairs of blocks too.)
 #pragma once
 #include "common/matrix.cuh"
 #include <cstdint>
@@ -28,6 +29,7 @@ constexpr int kQTileBytes = kHeads * kColumnTile * 2;
 // A column tile of K holds the tokens of all stages, so that its tiles of tokens lie one after another.
 constexpr int kStageRowBytes = kTokens * kColumnTile * 2;
 constexpr int kKTileBytes = kStages * kStageRowBytes;
+
 // Registers of a thread; 384 threads have 168 on average.
 constexpr int kLeftRegisters = 208;
 constexpr int kRightRegisters = 160;
@@ -41,6 +43,7 @@ struct V32 {
     static constexpr int kRopeAt = 528;
     static constexpr bool kScalesInRow = true;  // 4 x FP32 behind the FP8 elements
     static constexpr int kScaleLanes = 2, kScaleWords = 2;
+    static constexpr int kLookAhead = 1;  // tiles; of two, the registers for it cost more than they save
 };
 
 struct V4 {
@@ -50,6 +53,7 @@ struct V4 {
     static constexpr int kRopeAt = 448;
     static constexpr bool kScalesInRow = false;  // 8 x E8M0 a token, behind the rows of the page
     static constexpr int kScaleLanes = 4, kScaleWords = 1;
+    static constexpr int kLookAhead = 2;
 };
 
 // A tile's place in the ring of stages.

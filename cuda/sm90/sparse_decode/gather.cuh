@@ -11,7 +11,7 @@
 //
 // All loads in flight are waited for together when a turn of the loop begins, since in a loop the compiler counts
 // them all by one scoreboard. Each quad of the next tile is asked for as soon as the registers of this one's are
-// converted; a tile before that the rows are looked up, and on their way to L2.
+// converted; before that, in V4 a tile before, the rows are looked up, and on their way to L2.
 #pragma once
 #include "common/fp8.cuh"
 #include "common/mbarrier.cuh"
@@ -118,13 +118,24 @@ class Gather {
         Tiles tiles(p_, Place(p_));
         const int token = lane_ / 4 % 4 * kGroupTokens + warp_ * 4 + lane_ % 4;
         if (!tiles.next(p_)) return;
-        // Of three tiles: the one to convert, the one to load, the one to look up.
-        Entry entry = tiles.entry(p_, token), none = {-1, -1, false};
-        bool more = tiles.next(p_);
-        const Entry second = more ? tiles.entry(p_, token) : none;
-        Row row = look_up(entry, 0), next = look_up(second, 1);
-        bool more_after = more && tiles.next(p_);
-        if (more_after) entry = tiles.entry(p_, token);
+        // Whether there is a tile after the one to convert and, where rows are looked up two tiles ahead, after that.
+        // `entry` is of the tile that is looked up next.
+        bool more, more_after = false;
+        Entry entry = {};
+        Row row, next = {};
+        if constexpr (kTwoAhead) {
+            const Entry first = tiles.entry(p_, token), none = {-1, -1, false};
+            more = tiles.next(p_);
+            const Entry second = more ? tiles.entry(p_, token) : none;
+            row = look_up(first, 0);
+            next = look_up(second, 1);
+            more_after = more && tiles.next(p_);
+            if (more_after) entry = tiles.entry(p_, token);
+        } else {
+            row = look_up(tiles.entry(p_, token), 0);
+            more = tiles.next(p_);
+            if (more) entry = tiles.entry(p_, token);
+        }
         Quad quads[kQuads];
 #pragma unroll
         for (int i = 0; i < kQuads; ++i) load(quads[i], addresses(i, 0));
@@ -133,13 +144,20 @@ class Gather {
             const bool exact = leave_scales(row);
             const uint32_t valid = row.valid;
             const bool last = !more;
-            row = next;
-            load_scales(row);
-            more = more_after;
-            if (more) {
-                next = look_up(entry, ring_.stage);
-                more_after = tiles.next(p_);
-                if (more_after) entry = tiles.entry(p_, token);
+            if constexpr (kTwoAhead) {
+                row = next;
+                load_scales(row);
+                more = more_after;
+                if (more) {
+                    next = look_up(entry, ring_.stage);
+                    more_after = tiles.next(p_);
+                    if (more_after) entry = tiles.entry(p_, token);
+                }
+            } else if (more) {
+                row = look_up(entry, 0);
+                load_scales(row);
+                more = tiles.next(p_);
+                if (more) entry = tiles.entry(p_, token);
             }
             mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8, ring_.phase ^ 1);
             __syncwarp();
@@ -157,6 +175,7 @@ class Gather {
 
   private:
     static constexpr bool kV32 = Layout::kScalesInRow;
+    static constexpr bool kTwoAhead = Layout::kLookAhead == 2;
     static constexpr int kQuads = 4;  // of a tile, a warp's
     // The last FP8 load of V4 is that of three column tiles.
     static constexpr int kLastTiles = Layout::kFp8 / kColumnTile - 4;
@@ -178,7 +197,7 @@ class Gather {
         uint32_t rope[4];
     };
 
-    // Leaves the row's address in one of two tables, and asks for the row to come to L2.
+    // Leaves the row's address in a table, and asks for the row to come to L2.
     __device__ __forceinline__ Row look_up(const Entry& entry, int table) const {
         Row result = {nullptr, {0, 0}, 0};
         const int value = entry.value;
@@ -208,7 +227,7 @@ class Gather {
                 if (384 + i * 128 < Layout::kRowBytes || lane_ < 16)
                     prefetch_l2_line(row + lane_ / 16 * 384 + i * 128);
             }
-            if (!kV32 && lane_ < 16) prefetch_l2_line(result.scales_at);
+            if (kTwoAhead && !kV32 && lane_ < 16) prefetch_l2_line(result.scales_at);
         }
         // All lanes have read what lay here.
         __syncwarp();
@@ -301,7 +320,7 @@ class Gather {
     __device__ __forceinline__ void convert_and_load(Quad (&quads)[kQuads], const LaneScales& scales) const {
 #pragma unroll
         for (int i = 0; i < kQuads; ++i) {
-            const Addresses a = addresses(i, ring_.stage ^ 1);
+            const Addresses a = addresses(i, kTwoAhead ? ring_.stage ^ 1 : 0);
             convert<kExact>(quads[i], scales, i);
             load(quads[i], a);
         }

@@ -98,9 +98,9 @@ struct Shared {
     float rescale[kHeads];
     uint32_t rescales[4];  // whether there is anything to multiply in the rows of a warp
     float final_scale[kHeads];
-    // For the gather warps among themselves: of a warp's 16 tokens, by parity and pair, where the row lies (in
-    // two tiles); and the scales, by parity, pair and what a lane needs of them together.
-    alignas(16) uint64_t rows[2][4][2][8];
+    // For the gather warps among themselves: of a warp's 16 tokens, by parity and pair, where the row lies, of
+    // the tiles that are looked up ahead; and the scales, by parity, pair and what a lane needs of them together.
+    alignas(16) uint64_t rows[Layout::kLookAhead][4][2][8];
     alignas(16) uint32_t scales[4][2][Layout::kScaleLanes][8][Layout::kScaleWords];
     // Which tokens of a tile exist: bit 4 g + j of warp w's word is token 16 g + 4 w + j.
     alignas(8) uint16_t valid[kStages][4];
