@@ -12,7 +12,7 @@ use flashmla::problem::dense_decode::{Dtype, D_V};
 use flashmla::status::FLASHMLA_ERROR_UNSUPPORTED;
 
 const LSE: Bound = (1e-6, 8.01 / 65536.0);
-/// With scales that are not powers of two a GPU rounds one element in some hundred to the next BF16 but one, which shows
+/// With scales that are not powers of two a GPU gives one element in about 250 the nearest BF16's neighbour, which shows
 /// where a query attends to very few tokens.
 const LSE_ODD: Bound = (2e-4, 8.01 / 65536.0);
 
