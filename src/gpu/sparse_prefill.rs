@@ -109,9 +109,7 @@ impl GpuDevice {
             let q = TensorMap::encode(self.driver, view("q", &tokens(&problem.q)), BLOCK_ROWS as u32, 1)?;
             let out = TensorMap::encode(self.driver, view("out", &tokens(&problem.out)), WARP_ROWS, 1)?;
             // SAFETY: what the kernels take.
-            unsafe {
-                self.launch(&launch, Handle(stream as usize), [address(&q), address(&out), address(&params)])
-            }
+            unsafe { self.launch(&launch, Handle(stream as usize), [address(&q), address(&out), address(&params)]) }
         })
     }
 }

@@ -14,9 +14,6 @@
 //   scores        | Q K(i + 1), P(i) stored | softmax(i + 1) | Q K(i + 2), P(i + 1) stored | softmax(i + 2)
 //   output        | gathers tile i + 2      | P(i) V(i)      | gathers tile i + 3          | P(i + 1) V(i + 1)
 //
-// The two halves of the output warps multiply one after the other, so that one gathers while the other multiplies: each alone
-// takes half of the time that both take together, of the matrix units and of L2.
-//
 // Shared memory has a ring of three stages of 64 rows x 512 columns. Query after query it carries Q's latent part,
 // and with it what the query is, and then the query's tiles. The output passes through the stage of the next query's Q, when
 // that is in registers. K's rotary part has one buffer, filled when the products with the one before have read it.

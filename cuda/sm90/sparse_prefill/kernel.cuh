@@ -21,7 +21,6 @@ __device__ __forceinline__ void init_barriers(Shared& s) {
     init(s.q_tail_empty, scores_warps);
     init(s.p_full, scores_warps);
     init(s.p_empty, output_warps);
-    init(s.side_0_ahead, output_warps / 2);
     init(s.final_full, scores_warps);
     init(s.final_empty, output_warps);
     fence_mbarrier_init();

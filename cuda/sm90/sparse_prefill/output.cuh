@@ -156,23 +156,12 @@ class Output {
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] *= i / 2 % 2 ? r1 : r0;
         }
-        // One side after the other: each product takes as long, and while one side multiplies the other gathers, where
-        // otherwise both would wait for the matrix units and then for copies.
-        if (kSide == 1) mbarrier_wait(FLASHMLA_SHARED(shared_, side_0_ahead), p_phase_);
         p_phase_ ^= 1;
         pin(acc);
         wgmma_fence();
-        constexpr int kSteps = kTokens / 16;
 #pragma unroll
-        for (int i = 0; i < kSteps; ++i) {
-            wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
-            if (kSide == 0 && i == kSteps - 2) wgmma_commit();
-        }
+        for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
         wgmma_commit();
-        if constexpr (kSide == 0) {
-            wgmma_wait<1>();
-            mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, side_0_ahead), lane_);
-        }
         wgmma_wait<0>();
         pin(acc);
         mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, p_empty), lane_);

@@ -52,7 +52,6 @@ struct Shared {
     uint64_t k_rope_full, k_rope_empty;
     uint64_t q_tail_full, q_tail_empty;
     uint64_t p_full, p_empty;
-    uint64_t side_0_ahead;  // with its products with P
     uint64_t final_full, final_empty;
 };
 
