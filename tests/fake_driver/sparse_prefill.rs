@@ -125,7 +125,8 @@ fn every_parameter() {
         fake.forget();
         let contiguous = problem(7, 128);
         run(&context, &contiguous, 0).unwrap();
-        let mut strided = Params { flags: FLASHMLA_FLAG_LSE_EMPTY_POS_INF, softmax_scale: 0.5, d_qk: 512, ..contiguous };
+        let mut strided =
+            Params { flags: FLASHMLA_FLAG_LSE_EMPTY_POS_INF, softmax_scale: 0.5, d_qk: 512, ..contiguous };
         strided.q.strides = [80_000, 600, 1, 0];
         // Rows past 2^32 bytes.
         strided.kv.strides = [1 << 33, 512, 1, 0];
