@@ -5,7 +5,9 @@ use crate::memory::{Fence, Place, Region, UNTOUCHED};
 use crate::session::{outcome, Handle, Refusal};
 use flashmla::capi::dense_decode::*;
 use flashmla::capi::types::*;
-use flashmla::problem::dense_decode::Dtype;
+use flashmla::problem::dense_decode::{Dtype, Raw, Shape};
+use flashmla::schedule::Grid;
+use flashmla::workspace::SplitLayout;
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::mem::{size_of, zeroed};
@@ -39,6 +41,43 @@ pub struct Decode<'a> {
 
 // SAFETY: the pointers in it lead to its own memory; calls only read the parameters.
 unsafe impl Send for Decode<'_> {}
+
+/// The kernel reads the words by which its blocks meet before it writes them, whatever they are
+/// (cuda/common/rendezvous.cuh): initcheck should hear of everything else in the workspace.
+fn any_words(
+    handle: &Handle,
+    params: &flashmla_dense_decode_params_t,
+    workspace: &Region,
+    bytes: usize,
+) -> Result<(), String> {
+    let raw = Raw {
+        dtype: params.dtype,
+        flags: params.flags,
+        b: params.b,
+        s_q: params.s_q,
+        h_q: params.h_q,
+        h_kv: params.h_kv,
+        d_qk: params.d_qk,
+        num_blocks: params.num_blocks,
+        page_block_size: params.page_block_size,
+        max_blocks_per_seq: params.max_blocks_per_seq,
+        ..Default::default()
+    };
+    let shape = Shape::check(&raw).map_err(|why| format!("{why:?}"))?;
+    let mut info = flashmla_kernel_info_t {
+        struct_size: size_of::<flashmla_kernel_info_t>(),
+        name: [0; 64],
+        thread_blocks: 0,
+        cluster_size: 0,
+        partitions: 0,
+    };
+    // SAFETY: a parameter struct, and room for what is told.
+    outcome(unsafe { flashmla_dense_decode_query(handle.0, params, &mut info) }).map_err(|why| format!("{why:?}"))?;
+    // Where the words lie depends on the partitions alone.
+    let grid = Grid { row_blocks: 1, partitions: info.partitions as i64, multiprocessors: 1 };
+    let at = SplitLayout::new(&shape, &grid).rendezvous as usize;
+    workspace.write(at, &vec![0xa5u8; bytes - at])
+}
 
 /// Parameters with every member 0, as the INIT macro of the header gives.
 pub fn zero_params() -> flashmla_dense_decode_params_t {
@@ -110,6 +149,9 @@ impl<'a> Decode<'a> {
         let lse = Region::new(place, fence, lse_extent * 4, data.lse_place.shift)?;
         let plan = Region::new(place, fence, plan_bytes, 0)?;
         let workspace = Region::new(place, fence, workspace_bytes, 0)?;
+        if fence == Fence::Exact && workspace_bytes > 0 && params.kv_layout == FLASHMLA_LAYOUT_PLAIN {
+            any_words(handle, &params, &workspace, workspace_bytes)?;
+        }
         let plan_record = Box::new(UnsafeCell::new(flashmla_plan_t {
             struct_size: size_of::<flashmla_plan_t>(),
             data: plan.addr() as *mut c_void,
