@@ -8,12 +8,8 @@
 //   value * scale = (value * 2^-120) * (scale * 2^120)       for scale < 2^8; beyond, scale * 2^120 is no BF16, so
 //                 = (value * 2^-120 * 2^120) * scale
 //
-// A power of two is a BF16, and the product is exact. Any other FP32 scale is split into two BF16, high + low, the
-// first rounded towards zero. Their sum is the scale to 2^-16 of the last place of `high`, and
-//
-//   fma(value, high, value * low)
-//
-// the product rounded to BF16 once, but for an error of less than 2^-7 of its last place.
+// A power of two is a BF16, and the product is exact. With any other FP32 scale the product is that of FP32, rounded to
+// BF16: the codes' BF16 are FP32 with zeros behind them.
 #pragma once
 #include <cstdint>
 
@@ -22,12 +18,6 @@ namespace flashmla {
 __device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
     uint32_t r;
     asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
-    return r;
-}
-
-__device__ __forceinline__ uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
-    uint32_t r;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
     return r;
 }
 
@@ -45,14 +35,10 @@ constexpr float kLargeScale = 256.f;
 // Exponent of E8M0 of that.
 constexpr uint32_t kLargeE8m0 = 127 + 8;
 
-// An FP32 scale as (high, low) in the halves of a word. Bit 0, worth 2^-24 of the scale at most, says if it is large.
+// An FP32 scale times 2^120 where that is a BF16, in the upper half; something in the lower one where it is not.
 __device__ __forceinline__ uint32_t split_scale(float scale) {
-    const bool large = !(scale < kLargeScale);
-    if (!large) scale *= 0x1p120f;
-    const uint32_t high = __float_as_uint(scale) & 0xffff0000;
-    uint32_t low;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(low) : "f"(0.f), "f"(scale - __uint_as_float(high)));
-    return high | (low & 0xfffe) | uint32_t(large);
+    if (!(scale < kLargeScale)) return 1;
+    return __float_as_uint(scale * 0x1p120f);
 }
 
 // Whether scales, combined by or, are BF16 and not large: then `Scale::exact` will do.
@@ -77,38 +63,48 @@ __device__ __forceinline__ uint32_t exact_scales_e8m0(uint32_t a, uint32_t b, in
     return (two + 0x00780078) << 7;
 }
 
-// A scale as the packed multiplications take it, each value twice.
+// A scale as the packed multiplications take it, each value twice: exact ones, and those of E8M0 that are large, too.
 struct Scale {
-    uint32_t high, low, factor;
+    uint32_t high, factor;
 
-    static __device__ __forceinline__ Scale exact(uint32_t split) { return {__byte_perm(split, 0, 0x3232), 0, 0}; }
-    static __device__ __forceinline__ Scale any(uint32_t split) {
-        return {__byte_perm(split, 0, 0x3232), __byte_perm(split, 0, 0x1010), split & 1 ? 0x7b807b80u : 0x3f803f80u};
-    }
+    static __device__ __forceinline__ Scale exact(uint32_t split) { return {__byte_perm(split, 0, 0x3232), 0}; }
     // Of two scales of E8M0 the lower one or the upper one.
     template <bool kUpper>
     static __device__ __forceinline__ Scale exact_e8m0(uint32_t two) {
-        return {__byte_perm(two, 0, kUpper ? 0x3232 : 0x1010), 0, 0};
+        return {__byte_perm(two, 0, kUpper ? 0x3232 : 0x1010), 0};
     }
     template <bool kUpper>
     static __device__ __forceinline__ Scale any_e8m0(uint32_t two) {
         const uint32_t high = __byte_perm(two, 0, kUpper ? 0x3232 : 0x1010);
-        return {high & 0x7fff7fff, 0, high & 0x8000 ? 0x7b807b80u : 0x3f803f80u};
+        return {high & 0x7fff7fff, high & 0x8000 ? 0x7b807b80u : 0x3f803f80u};
     }
 };
+
+// Two codes of four, as `spread_e4m3` gives them.
+__device__ __forceinline__ uint32_t spread_pair(const uint32_t (&codes)[4], int i) {
+    return i % 2 ? spread_e4m3<true>(codes[i / 2]) : spread_e4m3<false>(codes[i / 2]);
+}
 
 // 16 codes to 16 BF16.
 template <bool kExact>
 __device__ __forceinline__ void dequantise_16(const uint32_t (&codes)[4], Scale scale, uint32_t (&out)[8]) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-        uint32_t value = i % 2 ? spread_e4m3<true>(codes[i / 2]) : spread_e4m3<false>(codes[i / 2]);
-        if constexpr (kExact) {
-            out[i] = multiply_bf16x2(value, scale.high);
-        } else {
-            value = multiply_bf16x2(value, scale.factor);
-            out[i] = fma_bf16x2(value, scale.high, multiply_bf16x2(value, scale.low));
-        }
+        const uint32_t value = spread_pair(codes, i);
+        out[i] = multiply_bf16x2(kExact ? value : multiply_bf16x2(value, scale.factor), scale.high);
+    }
+}
+
+// The same with any FP32 scale.
+__device__ __forceinline__ void dequantise_16(const uint32_t (&codes)[4], float scale, uint32_t (&out)[8]) {
+    const bool large = !(scale < kLargeScale);
+    const float first = large ? 0x1p120f : 1.f, second = large ? scale : scale * 0x1p120f;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        const uint32_t value = spread_pair(codes, i);
+        const float low = __uint_as_float(value << 16) * first * second;
+        const float high = __uint_as_float(value & 0xffff0000) * first * second;
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out[i]) : "f"(high), "f"(low));
     }
 }
 

@@ -242,9 +242,8 @@ pub unsafe extern "C" fn flashmla_sparse_decode_plan(
 ///
 /// A query that attends to nothing (every index masked, lengths of 0, `topk` 0, no pages) gets `out` 0 and `lse`
 /// -inf (+inf under `FLASHMLA_FLAG_LSE_EMPTY_POS_INF`). An element of the cache is its e4m3 value times its scale,
-/// rounded to BF16 (exact where the scale is a power of two; otherwise a GPU gives the nearest BF16's neighbour for about
-/// one element in 250); scales may be any positive finite number that their type holds. A token whose scale is NaN reads as NaN in that scale's elements, and so become the results
-/// of the queries that attend to it, and no others; likewise a rotary element that is NaN. e4m3's two codes of NaN
+/// rounded to BF16 once; scales may be any positive finite number that their type holds. A token whose scale is NaN reads
+/// as NaN in that scale's elements, and so become the results of the queries that attend to it, and no others; likewise a rotary element that is NaN. e4m3's two codes of NaN
 /// (0x7F and 0xFF) read as NaN in a CPU context and as +-480 times the scale in a GPU context: to look for them costs
 /// a tenth of the time. (`flashmla_kv_cache_append` gives what holds a NaN a scale of NaN, too.)
 ///

@@ -260,8 +260,10 @@ class Gather {
         if constexpr (kV32) {
             const uint32_t s0 = split_scale(__uint_as_float(row.scales[0]));
             const uint32_t s1 = split_scale(__uint_as_float(row.scales[1]));
-            store_shared_8(to + lane_ / 16 * kLaneScales, s0, s1);
-            exact = is_exact(s0 | s1);
+            exact = __all_sync(~0u, is_exact(s0 | s1));
+            // As they are where one of them is odd.
+            store_shared_8(to + lane_ / 16 * kLaneScales, exact ? s0 : row.scales[0], exact ? s1 : row.scales[1]);
+            return exact;
         } else if (lane_ < 16) {
             // The eighth byte may be anything.
             const uint32_t first = row.scales[0], rest = row.scales[1] & 0xffffff;
@@ -333,7 +335,11 @@ class Gather {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 uint32_t out[8];
-                dequantise_16<kExact>(quad.fp8[pair][half], scale<kExact>(scales, i * 2 + pair, half), out);
+                if constexpr (kExact || !kV32) {
+                    dequantise_16<kExact>(quad.fp8[pair][half], scale<kExact>(scales, i * 2 + pair, half), out);
+                } else {
+                    dequantise_16(quad.fp8[pair][half], __uint_as_float(scale_word(scales, i * 2 + pair, half)), out);
+                }
                 if (half == 0 || kLastTiles == 4 || lane_ / 8 < kLastTiles) {
                     const uint32_t offset = half * 4 * kKTileBytes + pair * 2 * 128;
                     store_shared_16((at ^ (pair * 32)) + offset, out[0], out[1], out[2], out[3]);
@@ -344,11 +350,15 @@ class Gather {
         store_shared_16(rope_at_ + to, quad.rope[0], quad.rope[1], quad.rope[2], quad.rope[3]);
     }
 
+    // Of V32.
+    __device__ __forceinline__ uint32_t scale_word(const LaneScales& scales, int pair, int half) const {
+        return scales.words[pair / 2][pair % 2 * 2 + half];
+    }
+
     template <bool kExact>
     __device__ __forceinline__ Scale scale(const LaneScales& scales, int pair, int half) const {
         if constexpr (kV32) {
-            const uint32_t split = scales.words[pair / 2][pair % 2 * 2 + half];
-            return kExact ? Scale::exact(split) : Scale::any(split);
+            return Scale::exact(scale_word(scales, pair, half));
         } else {
             const uint32_t two = scales.words[pair / 4][pair % 4];
             if (half == 0) return kExact ? Scale::exact_e8m0<false>(two) : Scale::any_e8m0<false>(two);
