@@ -14,6 +14,8 @@ pub struct PlanLayout {
     pub borders: u64,
     pub splits: u64,
     pub requests: u64,
+    /// Requests that the list has room for.
+    pub most_splits: i64,
     pub size: u64,
 }
 
@@ -25,7 +27,7 @@ impl PlanLayout {
         let most_splits = if batch_invariant { b } else { b.min(partitions - 1) };
         let requests = align(splits + (1 + most_splits as u64) * 16);
         let size = if batch_invariant { align(requests + b as u64 * 8) } else { requests };
-        PlanLayout { borders: 0, splits, requests, size }
+        PlanLayout { borders: 0, splits, requests, most_splits, size }
     }
 }
 

@@ -33,6 +33,11 @@ __device__ __forceinline__ float sink_weight(const CombineParams& p, int64_t hea
     return exp2f(reinterpret_cast<const float*>(p.attn_sink)[head * p.attn_sink_stride] * kLog2E - reference);
 }
 __device__ __forceinline__ float sink_weight(const DenseDecodeParams&, int64_t, float) { return 0.f; }
+// Requests that the plan's list of split ones has room for, as PlanLayout (src/workspace.rs) has it.
+__device__ __forceinline__ int most_splits(const CombineParams& p) { return p.most_splits; }
+__device__ __forceinline__ int most_splits(const DenseDecodeParams& p) {
+    return p.requests != 0 ? p.b : min(p.b, p.partitions - 1);
+}
 
 // `Params` is that of any kernel that writes pieces; `ready(split)`, by all threads, waits until those of a request are there.
 template <class T, int kWarps, class Params, class Ready>
@@ -48,7 +53,8 @@ class Combine {
     // Every `blocks`-th item from number `block` on.
     __device__ __forceinline__ void run(int block, int blocks) {
         const SplitPlan* splits = reinterpret_cast<const SplitPlan*>(p_.splits);
-        const int n = splits[0].request;  // the header
+        // The header. A plan that was never written may hold any number: nothing beyond the list's room is read.
+        const int n = min(splits[0].request, most_splits(p_));
         int64_t item = block, before = 0;
         for (int base = 0; base < n; base += 32) {
             SplitPlan mine = {};

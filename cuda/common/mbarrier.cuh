@@ -43,9 +43,11 @@ constexpr int kArrivalsOfWarp = 32;
 constexpr int kArrivalsOfWarp = 1;
 #endif
 
+__device__ __forceinline__ bool arrives_for_warp(uint32_t lane) { return kArrivalsOfWarp > 1 || lane == 0; }
+
 // Arrives for the warp, once for each of kArrivalsOfWarp times `count` arrivals.
 __device__ __forceinline__ void mbarrier_arrive_warp(uint32_t barrier, uint32_t lane, uint32_t count = 1) {
-    if (kArrivalsOfWarp > 1 || lane == 0) mbarrier_arrive(barrier, count);
+    if (arrives_for_warp(lane)) mbarrier_arrive(barrier, count);
 }
 
 // Waits until the phase of the given parity has completed.

@@ -182,7 +182,8 @@ pub struct CombineParams {
     pub group: i32,
     /// Rows of a request of the plan and a KV head.
     pub rows: i32,
-    pub partitions: i32,
+    /// Requests that the list has room for.
+    pub most_splits: i32,
     pub tokens: i32,
     pub lse_empty_pos_inf: i32,
     /// As in the kernel that wrote them.

@@ -322,7 +322,7 @@ fn combine_params(work: Work, p: &SparseDecodeParams, plan: u64) -> CombineParam
         // The rows of a request of the plan are the heads of one token.
         group: p.h_q,
         rows: p.h_q,
-        partitions: p.partitions,
+        most_splits: layout.most_splits as i32,
         tokens: p.tokens,
         lse_empty_pos_inf: p.lse_empty_pos_inf,
         slots: p.slots,

@@ -13,6 +13,9 @@ const KNOWN_FLAGS: u32 = FLAG_CAUSAL | FLAG_LSE_EMPTY_POS_INF | FLAG_BATCH_INVAR
 
 pub use super::sizes::{D_V, MAX_SIZE};
 
+/// Each KV head takes a thread block at least, and a grid of 2^31 - 1 must have room for those that combine as well.
+const MAX_KV_HEADS: i64 = 1 << 30;
+
 /// Element type of `q`, `kv_cache` and `out`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dtype {
@@ -106,6 +109,9 @@ impl Shape {
         size("s_q", raw.s_q, 0)?;
         size("h_q", raw.h_q, 1)?;
         size("h_kv", raw.h_kv, 1)?;
+        if raw.h_kv > MAX_KV_HEADS {
+            return err!(FLASHMLA_ERROR_OVERFLOW, "h_kv = {}: must be at most {MAX_KV_HEADS}", raw.h_kv);
+        }
         size("num_blocks", raw.num_blocks, 0)?;
         size("page_block_size", raw.page_block_size, 1)?;
         size("max_blocks_per_seq", raw.max_blocks_per_seq, 0)?;

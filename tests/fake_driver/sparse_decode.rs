@@ -111,7 +111,8 @@ fn launches_of_sparse_decode() {
         assert_eq!((combine.kernel(), combine.grid), ("flashmla_combine_bf16", [132, 1, 1]));
         let c: CombineParams = combine.parameter(0);
         assert_eq!((c.b, c.h_kv, c.group, c.rows, c.tokens), (2, 1, 128, 128, 2));
-        assert_eq!((c.splits, c.slots), (splits, 67));
+        // Two query tokens: no more can be split.
+        assert_eq!((c.splits, c.most_splits, c.slots), (splits, 2, 67));
         assert_eq!((c.out_strides, c.lse_strides), (p.out_strides, p.lse_strides));
 
         // Everything that may be left out, and V4.

@@ -369,8 +369,8 @@ class Gather {
     __device__ __forceinline__ void finish_tile(uint32_t valid) {
         fence_proxy_async();
         __syncwarp();
-        if (lane_ == 0) {
-            store_shared_u16(FLASHMLA_SPARSE_SHARED(shared_, valid) + ring_.stage * 8 + warp_ * 2, valid);
+        if (arrives_for_warp(lane_)) {
+            if (lane_ == 0) store_shared_u16(FLASHMLA_SPARSE_SHARED(shared_, valid) + ring_.stage * 8 + warp_ * 2, valid);
             mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8);
         }
         __syncwarp();

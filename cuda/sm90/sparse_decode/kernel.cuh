@@ -12,7 +12,7 @@ namespace flashmla::sm90::sparse_decode {
 template <class Layout>
 __device__ __forceinline__ void init_barriers(Shared<Layout>& s) {
     const auto init = [](uint64_t& barrier, int arrivals) { mbarrier_init(smem_address(&barrier), arrivals); };
-    const int warps = 4;
+    const int warps = 4 * kArrivalsOfWarp;
     for (int i = 0; i < kStages; ++i) {
         init(s.k_full[i], warps);
         init(s.k_empty[i], 2 * warps);

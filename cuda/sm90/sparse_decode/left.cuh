@@ -48,7 +48,7 @@ class Left {
                 for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) {
                     scores();
                     if (tile + 1 == piece.tile_end) {
-                        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, q_empty));
+                        mbarrier_arrive_warp(FLASHMLA_SPARSE_SHARED(shared_, q_empty), lane_);
                         if (more) load_q(next);
                     }
                     mask();
@@ -115,7 +115,7 @@ class Left {
         for (int i = 0; i < 4; ++i) stmatrix_x4(p_at_ ^ (i * 32), packed_[i][0], packed_[i][1], packed_[i][2], packed_[i][3]);
         fence_proxy_async();
         __syncwarp();
-        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, p_full));
+        mbarrier_arrive_warp(FLASHMLA_SPARSE_SHARED(shared_, p_full), lane_);
     }
 
     // P V of the left columns. P goes to the right warpgroup after these products were issued: the next scores wait
@@ -136,7 +136,7 @@ class Left {
         store_p();
         wgmma_wait<0>();
         pin(acc);
-        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8);
+        mbarrier_arrive_warp(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8, lane_);
         __syncwarp();
         ring_.advance();
     }
@@ -219,7 +219,7 @@ class Left {
             }
         }
         __syncwarp();
-        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, final_full));
+        mbarrier_arrive_warp(FLASHMLA_SPARSE_SHARED(shared_, final_full), lane_);
         store<true>(p_, place_, piece, acc, scale[0], scale[1]);
     }
 

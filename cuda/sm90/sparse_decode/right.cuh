@@ -55,7 +55,7 @@ class Right {
         wgmma_commit();
         wgmma_wait<0>();
         pin(acc);
-        if (lane_ == 0) {
+        if (arrives_for_warp(lane_)) {
             mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, p_empty));
             mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8);
         }
@@ -69,7 +69,7 @@ class Right {
         const uint32_t final_at = FLASHMLA_SPARSE_SHARED(shared_, final_scale) + row_of_thread(0) * 4;
         const float f0 = __uint_as_float(load_shared(final_at)), f1 = __uint_as_float(load_shared(final_at + 8 * 4));
         __syncwarp();
-        if (lane_ == 0) mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, final_empty));
+        mbarrier_arrive_warp(FLASHMLA_SPARSE_SHARED(shared_, final_empty), lane_);
         store<false>(p_, place_, piece, acc, f0, f1);
     }
 

@@ -133,6 +133,11 @@ impl<'a> Call<'a> {
         let out = Region::new(place, fence, data.out_place.extent() * 2, data.out_place.shift)?;
         let lse_bytes = if spec.want_lse { data.lse_place.extent() * 4 } else { 0 };
         let lse = Region::new(place, fence, lse_bytes, data.lse_place.shift)?;
+        if spec.strides != crate::spec::Layout::Contiguous {
+            // The gaps are nobody's to write, and are read back all the same.
+            out.reset()?;
+            lse.reset()?;
+        }
         let plan = Region::new(place, fence, plan_bytes, 0)?;
         let workspace = Region::new(place, fence, workspace_bytes, 0)?;
         let plan_record = Box::new(UnsafeCell::new(flashmla_plan_t {

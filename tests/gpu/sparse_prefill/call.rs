@@ -86,6 +86,12 @@ impl<'a> Call<'a> {
         let max_logits_bytes = wanted(spec.want_max_logits, at.max_logits.extent());
         let max_logits = Region::new(place, fence, max_logits_bytes, at.max_logits.shift)?;
         let lse = Region::new(place, fence, wanted(spec.want_lse, at.lse.extent()), at.lse.shift)?;
+        if spec.layout != crate::spec::Layout::Contiguous {
+            // The gaps are nobody's to write, and are read back all the same.
+            for output in [&out, &max_logits, &lse] {
+                output.reset()?;
+            }
+        }
         let workspace = Region::new(place, fence, workspace_bytes, 0)?;
         params.q = input(q.addr(), at.q.given);
         params.kv = input(kv.addr(), at.kv.given);
