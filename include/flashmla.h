@@ -396,7 +396,7 @@ typedef struct flashmla_dense_decode_params_t {
      */
     int64_t h_q;
     /**
-     * KV heads.
+     * KV heads, at most 2^30.
      */
     int64_t h_kv;
     /**

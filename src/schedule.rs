@@ -42,6 +42,17 @@ pub struct Work {
     pub batch_invariant: bool,
 }
 
+impl Work {
+    /// Requests that a plan can split: each has a cut of its own, or may be cut by its length.
+    pub fn most_splits(&self, partitions: i64) -> i64 {
+        if self.batch_invariant {
+            self.requests
+        } else {
+            self.requests.min(partitions - 1)
+        }
+    }
+}
+
 impl From<&Shape> for Work {
     fn from(shape: &Shape) -> Work {
         Work {

@@ -21,10 +21,10 @@ pub struct PlanLayout {
 
 impl PlanLayout {
     pub fn new(work: impl Into<Work>, partitions: i64) -> PlanLayout {
-        let Work { requests: b, batch_invariant, .. } = work.into();
+        let work = work.into();
+        let Work { requests: b, batch_invariant, .. } = work;
         let splits = align((partitions as u64 + 1) * 16);
-        // Each has a cut of its own, or may be cut by its length.
-        let most_splits = if batch_invariant { b } else { b.min(partitions - 1) };
+        let most_splits = work.most_splits(partitions);
         let requests = align(splits + (1 + most_splits as u64) * 16);
         let size = if batch_invariant { align(requests + b as u64 * 8) } else { requests };
         PlanLayout { borders: 0, splits, requests, most_splits, size }

@@ -8,11 +8,11 @@ namespace {
 
 constexpr int kWarps = 8;
 
-template <class T>
+// Of BF16: the kernels that leave their pieces to this one have no other outputs.
 __device__ __forceinline__ void combine(const CombineParams& p) {
     // All pieces are there when the kernel before this one is done.
     const auto ready = [](const SplitPlan&) {};
-    using Combination = Combine<T, kWarps, CombineParams, decltype(ready)>;
+    using Combination = Combine<Bf16, kWarps, CombineParams, decltype(ready)>;
     __shared__ float4 scratch[Combination::kScratchBytes / sizeof(float4)];
     grid_dependency_wait();
     Combination(p, scratch, ready).run(blockIdx.x, gridDim.x);
@@ -22,11 +22,6 @@ __device__ __forceinline__ void combine(const CombineParams& p) {
 }  // namespace flashmla
 
 extern "C" __global__ void __launch_bounds__(flashmla::kWarps * 32, 1)
-    flashmla_combine_bf16(const __grid_constant__ flashmla::CombineParams p) {
-    flashmla::combine<flashmla::Bf16>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(flashmla::kWarps * 32, 1)
-    flashmla_combine_fp16(const __grid_constant__ flashmla::CombineParams p) {
-    flashmla::combine<flashmla::Fp16>(p);
+    flashmla_combine(const __grid_constant__ flashmla::CombineParams p) {
+    flashmla::combine(p);
 }

@@ -31,7 +31,7 @@ pub struct flashmla_dense_decode_params_t {
     pub s_q: i64,
     /// Query heads, a multiple of `h_kv`.
     pub h_q: i64,
-    /// KV heads.
+    /// KV heads, at most 2^30.
     pub h_kv: i64,
     /// Elements of a query or cache row: 576, or 512 for a cache without RoPE.
     pub d_qk: i64,

@@ -3,7 +3,7 @@
 
 use super::call_number;
 use super::driver::Handle;
-use super::launch::Launch;
+use super::launch::{address, Launch};
 use super::library::Loader;
 use super::params::{DenseDecodeParams, Divisor, PlanParams};
 use super::tensor_map::{TensorMap, Tiled};
@@ -14,11 +14,9 @@ use crate::problem::tensor::Tensor;
 use crate::schedule::{Grid, Work, BLOCK_ROWS, TILE_TOKENS};
 use crate::status::Result;
 use crate::workspace::{PlanLayout, SplitLayout};
-use std::ffi::{c_void, CStr};
-use std::ptr;
+use std::ffi::CStr;
 
 /// Threads of a block, as the kernels are compiled.
-const PLAN_THREADS: u32 = 1024;
 const DECODE_THREADS: u32 = 384;
 /// Fewer rows than this are combined by a block for each quarter of a row, else for each row.
 const COMBINE_FEW_ROWS: i64 = 48;
@@ -27,7 +25,6 @@ const SM90_SMEM_BYTES: u32 = 232448;
 /// Column tiles that one copy takes of a whole tile of the cache.
 const KV_BOX_TILES: u32 = 4;
 
-const PLAN: &CStr = c"flashmla_plan";
 /// By `decode_index`.
 const DECODE: [&CStr; 4] = [
     c"flashmla_sm90_dense_decode_bf16_576",
@@ -35,37 +32,26 @@ const DECODE: [&CStr; 4] = [
     c"flashmla_sm90_dense_decode_fp16_576",
     c"flashmla_sm90_dense_decode_fp16_512",
 ];
-/// By `combine_index`.
-const COMBINE: [&CStr; 2] = [c"flashmla_combine_bf16", c"flashmla_combine_fp16"];
 
 fn decode_index(shape: &Shape) -> usize {
-    combine_index(shape) * 2 + if shape.d_qk == 576 { 0 } else { 1 }
-}
-
-fn combine_index(shape: &Shape) -> usize {
-    match shape.dtype {
+    let fp16 = match shape.dtype {
         Dtype::Bf16 => 0,
-        Dtype::Fp16 => 1,
-    }
+        Dtype::Fp16 => 2,
+    };
+    fp16 + if shape.d_qk == 576 { 0 } else { 1 }
 }
 
 /// The kernels of this operation.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
-    pub(super) plan: Handle,
     decode: [Handle; DECODE.len()],
-    pub(super) combine: [Handle; COMBINE.len()],
 }
 
 impl Kernels {
     pub(super) fn load(loader: &Loader) -> Result<Kernels> {
-        let mut kernels =
-            Kernels { plan: loader.kernel(PLAN, 0)?, decode: Default::default(), combine: Default::default() };
+        let mut kernels = Kernels { decode: Default::default() };
         for (kernel, name) in kernels.decode.iter_mut().zip(DECODE) {
             *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
-        }
-        for (kernel, name) in kernels.combine.iter_mut().zip(COMBINE) {
-            *kernel = loader.kernel(name, 0)?;
         }
         Ok(kernels)
     }
@@ -99,30 +85,14 @@ impl GpuDevice {
             return Ok(());
         }
         let grid = Grid::new(shape, self.multiprocessors());
-        let layout = PlanLayout::new(shape, grid.partitions);
-        let params = PlanParams {
+        let lens = PlanParams {
             lens: lens.addr,
             lens_strides: [lens.strides[0], 0],
-            borders: plan + layout.borders,
-            requests: plan + layout.requests,
-            splits: plan + layout.splits,
-            b: shape.b as i32,
-            partitions: grid.partitions as i32,
             max_tokens: shape.max_tokens() as i32,
             tokens: 1,
-            batch_invariant: shape.batch_invariant as i32,
             ..Default::default()
         };
-        let launch = Launch {
-            kernel: self.dense_decode.plan,
-            grid: 1,
-            block: PLAN_THREADS,
-            cluster: 1,
-            shared_bytes: 0,
-            overlaps: false,
-        };
-        // SAFETY: what `flashmla_plan` takes.
-        self.with_context(|| unsafe { self.launch(&launch, Handle(stream as usize), [address(&params)]) })
+        self.write_plan(shape.into(), &grid, lens, plan, stream)
     }
 
     /// Computes a problem by a plan made for it, of whose buffer the caller has checked the size.
@@ -240,9 +210,8 @@ fn combining_blocks(shape: &Shape, grid: &Grid, split: &SplitLayout) -> i64 {
 
 /// Blocks that combine the rows of split requests: no more than items that there can be (any/combine.cuh).
 pub(super) fn combine_blocks(work: Work, partitions: i64, multiprocessors: i64, rows: i64) -> i64 {
-    let most_splits = if work.batch_invariant { work.requests } else { work.requests.min(partitions - 1) };
     let items = rows * if rows < COMBINE_FEW_ROWS { 4 } else { 1 };
-    multiprocessors.min(most_splits * items)
+    multiprocessors.min(work.most_splits(partitions) * items)
 }
 
 /// Strides of request, token and head.
@@ -252,10 +221,6 @@ fn outer_strides(out: &Tensor<4>) -> [i64; 3] {
 
 fn lse(problem: &DenseDecode) -> (u64, [i64; 3]) {
     problem.lse.map_or((0, [0; 3]), |lse| (lse.addr, lse.strides))
-}
-
-fn address<T>(value: &T) -> *const c_void {
-    ptr::from_ref(value).cast()
 }
 
 fn gcd(a: i64, b: i64) -> i64 {
@@ -287,7 +252,6 @@ mod tests {
         assert_eq!(constant(config, "kColumnTile"), TILE_COLUMNS);
         let groups = constant(config, "kBarriersPerStage");
         assert_eq!(groups * KV_BOX_TILES as i64 * TILE_COLUMNS, D_V);
-        assert_eq!(constant(include_str!("../../cuda/any/plan.cu"), "kThreads"), PLAN_THREADS as i64);
         assert_eq!(constant(include_str!("../../cuda/any/combine.cuh"), "kCombineFewRows"), COMBINE_FEW_ROWS);
         // The kernel asserts its need against the same number.
         let work = include_str!("../../cuda/sm90/dense_decode/work.cuh");

@@ -89,6 +89,11 @@ impl GpuDevice {
     }
 }
 
+/// A parameter of a launch: where its value lies.
+pub(super) fn address<T>(value: &T) -> *const c_void {
+    ptr::from_ref(value).cast()
+}
+
 /// Runs `body` with a context of `device` current: the thread's own if it is one, or else
 /// `context`, for as long as that takes.
 pub(super) fn with_context<T>(

@@ -7,7 +7,7 @@
 use super::driver::{call, Driver, Handle, CUDA_ERROR_NOT_FOUND};
 use super::kernels;
 use super::launch::with_context;
-use super::{dense_decode, kv_cache_append, kv_cache_gather, map_indices, sparse_decode, sparse_prefill};
+use super::{dense_decode, kv_cache_append, kv_cache_gather, map_indices, plan, sparse_decode, sparse_prefill};
 use crate::err;
 use crate::status::Result;
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -20,6 +20,7 @@ use std::sync::{Mutex, PoisonError};
 pub struct Ready {
     /// The primary context, retained and never released.
     pub context: Handle,
+    pub plan: plan::Kernels,
     pub dense_decode: dense_decode::Kernels,
     pub sparse_decode: sparse_decode::Kernels,
     pub kv_cache_append: kv_cache_append::Kernels,
@@ -52,6 +53,7 @@ pub fn make_ready(driver: &Driver, device: c_int) -> Result<Ready> {
     let ready = with_context(driver, device, context, || {
         Ok(Ready {
             context,
+            plan: plan::Kernels::load(&loader)?,
             dense_decode: dense_decode::Kernels::load(&loader)?,
             sparse_decode: sparse_decode::Kernels::load(&loader)?,
             kv_cache_append: kv_cache_append::Kernels::load(&loader)?,

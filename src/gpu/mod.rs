@@ -11,6 +11,7 @@ pub mod launch;
 pub mod library;
 pub mod map_indices;
 pub mod params;
+pub mod plan;
 pub mod sparse_decode;
 pub mod sparse_prefill;
 pub mod tensor_map;
@@ -32,6 +33,7 @@ pub struct GpuDevice {
     device: c_int,
     /// The device's primary context.
     context: Handle,
+    plan: plan::Kernels,
     dense_decode: dense_decode::Kernels,
     sparse_decode: sparse_decode::Kernels,
     kv_cache_append: kv_cache_append::Kernels,
@@ -72,6 +74,7 @@ impl GpuDevice {
             ordinal,
             device,
             context: ready.context,
+            plan: ready.plan,
             dense_decode: ready.dense_decode,
             sparse_decode: ready.sparse_decode,
             kv_cache_append: ready.kv_cache_append,

@@ -3,7 +3,7 @@
 
 use super::dense_decode::combine_blocks;
 use super::driver::Handle;
-use super::launch::Launch;
+use super::launch::{address, Launch};
 use super::library::Loader;
 use super::params::{CombineParams, Divisor, PlanParams, SparseDecodeParams};
 use super::tensor_map::{TensorMap, Tiled, TILE_COLUMNS};
@@ -15,11 +15,9 @@ use crate::problem::tensor::Tensor;
 use crate::schedule::{self, Grid, Work, BLOCK_ROWS};
 use crate::status::Result;
 use crate::workspace::{self, PlanLayout, SplitLayout};
-use std::ffi::{c_void, CStr};
-use std::ptr;
+use std::ffi::CStr;
 
 /// Threads of a block, as the kernels are compiled.
-const PLAN_THREADS: u32 = 1024;
 const DECODE_THREADS: u32 = 384;
 const COMBINE_THREADS: u32 = 256;
 /// Dynamic shared memory of the attention kernels: all that a block can have.
@@ -27,6 +25,8 @@ const SM90_SMEM_BYTES: u32 = 232448;
 
 /// By `decode_index`.
 const DECODE: [&CStr; 2] = [c"flashmla_sm90_sparse_decode_v32", c"flashmla_sm90_sparse_decode_v4"];
+
+const COMBINE: &CStr = c"flashmla_combine";
 
 fn decode_index(layout: Layout) -> usize {
     match layout {
@@ -43,11 +43,12 @@ pub fn kernel_name(layout: Layout) -> &'static str {
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
     decode: [Handle; DECODE.len()],
+    combine: Handle,
 }
 
 impl Kernels {
     pub(super) fn load(loader: &Loader) -> Result<Kernels> {
-        let mut kernels = Kernels { decode: Default::default() };
+        let mut kernels = Kernels { decode: Default::default(), combine: loader.kernel(COMBINE, 0)? };
         for (kernel, name) in kernels.decode.iter_mut().zip(DECODE) {
             *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
         }
@@ -112,29 +113,6 @@ impl GpuDevice {
         self.write_plan(shape.into(), &Grid::new(shape, self.multiprocessors()), params, plan, stream)
     }
 
-    fn write_plan(&self, work: Work, grid: &Grid, lens: PlanParams, plan: u64, stream: u64) -> Result<()> {
-        let layout = PlanLayout::new(work, grid.partitions);
-        let params = PlanParams {
-            borders: plan + layout.borders,
-            requests: plan + layout.requests,
-            splits: plan + layout.splits,
-            b: work.requests as i32,
-            partitions: grid.partitions as i32,
-            batch_invariant: work.batch_invariant as i32,
-            ..lens
-        };
-        let launch = Launch {
-            kernel: self.dense_decode.plan,
-            grid: 1,
-            block: PLAN_THREADS,
-            cluster: 1,
-            shared_bytes: 0,
-            overlaps: false,
-        };
-        // SAFETY: what `flashmla_plan` takes.
-        self.with_context(|| unsafe { self.launch(&launch, Handle(stream as usize), [address(&params)]) })
-    }
-
     /// Computes a problem by a plan made for it, of whose buffer the caller has checked the size.
     pub fn sparse_decode(&self, problem: &SparseDecode, plan: u64, stream: u64) -> Result<()> {
         let shape = &problem.shape;
@@ -194,8 +172,7 @@ impl GpuDevice {
             }
             let (partitions, rows) = (params.partitions as i64, params.h_q as i64);
             let launch = Launch {
-                // Of BF16.
-                kernel: self.dense_decode.combine[0],
+                kernel: self.sparse_decode.combine,
                 grid: combine_blocks(work, partitions, self.multiprocessors(), rows) as u32,
                 block: COMBINE_THREADS,
                 cluster: 1,
@@ -331,10 +308,6 @@ fn combine_params(work: Work, p: &SparseDecodeParams, plan: u64) -> CombineParam
 
 fn optional(lens: &Option<Tensor<2>>) -> (u64, [i64; 2]) {
     lens.map_or((0, [0; 2]), |lens| (lens.addr, lens.strides))
-}
-
-fn address<T>(value: &T) -> *const c_void {
-    ptr::from_ref(value).cast()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! another.
 
 use super::driver::Handle;
-use super::launch::Launch;
+use super::launch::{address, Launch};
 use super::library::Loader;
 use super::params::SparsePrefillParams;
 use super::tensor_map::{TensorMap, Tiled};
@@ -12,8 +12,7 @@ use crate::problem::sparse_prefill::{Shape, SparsePrefill};
 use crate::problem::tensor::Tensor;
 use crate::schedule::{ceil_div, BLOCK_ROWS};
 use crate::status::Result;
-use std::ffi::{c_void, CStr};
-use std::ptr;
+use std::ffi::CStr;
 
 /// Threads of a block, as the kernels are compiled.
 const THREADS: u32 = 384;
@@ -142,10 +141,6 @@ fn rows(tensor: &Option<Tensor<2>>) -> (u64, [i64; 2]) {
 /// Address and stride of an input that there may not be.
 fn list(tensor: &Option<Tensor<1>>) -> (u64, i64) {
     tensor.map_or((0, 0), |t| (t.addr, t.strides[0]))
-}
-
-fn address<T>(value: &T) -> *const c_void {
-    ptr::from_ref(value).cast()
 }
 
 #[cfg(test)]

@@ -80,6 +80,7 @@ int main(void) {
     REFUSED(p.page_block_size = 0, INVALID_SHAPE, "page_block_size = 0: must be at least 1");
     REFUSED(p.num_blocks = INT64_MAX, OVERFLOW, "num_blocks = 9223372036854775807: must be at most 2147483647");
     REFUSED((p.b = 65536, p.s_q = 65536), OVERFLOW, "b * s_q * h_q");
+    REFUSED(p.h_q = p.h_kv = (1 << 30) + 1, OVERFLOW, "h_kv = 1073741825: must be at most 1073741824");
     REFUSED(p.dtype = 2, UNKNOWN_ENUM, "dtype = 2: must be FLASHMLA_DTYPE_BF16 (0) or FLASHMLA_DTYPE_FP16 (1)");
     REFUSED(p.flags = 8, UNKNOWN_ENUM, "flags = 0x8");
     REFUSED(p.reserved = 1, INVALID_ARGUMENT, "reserved = 1: must be 0");

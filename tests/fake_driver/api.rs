@@ -41,7 +41,7 @@ pub const SPARSE_KERNELS: [&str; 2] = ["flashmla_sm90_sparse_decode_v32", "flash
 /// Those that are allowed more shared memory than a kernel has unasked.
 pub const LARGE_KERNELS: usize = DECODE_KERNELS.len() + PREFILL_KERNELS.len() + SPARSE_KERNELS.len();
 pub const LAYOUTS: [&str; 3] = ["plain", "v32", "v4"];
-pub const KERNELS: usize = 1 + LARGE_KERNELS + 2 + 2 * LAYOUTS.len() + 1;
+pub const KERNELS: usize = 1 + LARGE_KERNELS + 1 + 2 * LAYOUTS.len() + 1;
 /// Fatbins of `use_fake_kernels`.
 pub const FATBINS: usize = 8;
 
@@ -51,7 +51,6 @@ pub fn use_fake_kernels() {
     let decode = |name: &&str| format!("{name} 128 128 128 {}\n", size_of::<DenseDecodeParams>());
     let prefill = |name: &&str| format!("{name} 128 128 {}\n", size_of::<SparsePrefillParams>());
     let sparse_decode = |name: &&str| format!("{name} 128 {}\n", size_of::<SparseDecodeParams>());
-    let combine = size_of::<CombineParams>();
     let layouts = |operation: &str, bytes: usize| -> String {
         LAYOUTS.iter().map(|layout| format!("flashmla_{operation}_{layout} {bytes}\n")).collect()
     };
@@ -60,7 +59,7 @@ pub fn use_fake_kernels() {
         ("dense_decode", image(DECODE_KERNELS.iter().map(decode).collect())),
         ("sparse_prefill", image(PREFILL_KERNELS.iter().map(prefill).collect())),
         ("sparse_decode", image(SPARSE_KERNELS.iter().map(sparse_decode).collect())),
-        ("combine", image(format!("flashmla_combine_bf16 {combine}\nflashmla_combine_fp16 {combine}\n"))),
+        ("combine", image(format!("flashmla_combine {}\n", size_of::<CombineParams>()))),
         ("kv_cache_append", image(layouts("kv_cache_append", size_of::<KvCacheAppendParams>()))),
         ("kv_cache_gather", image(layouts("kv_cache_gather", size_of::<KvCacheGatherParams>()))),
         ("map_indices", image(format!("flashmla_map_indices {}\n", size_of::<MapIndicesParams>()))),

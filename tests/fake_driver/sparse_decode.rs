@@ -108,7 +108,7 @@ fn launches_of_sparse_decode() {
         assert_eq!(p.split_lse, WORKSPACE + 67 * 128 * 512 * 4);
         assert_eq!((p.borders, p.scale_log2), (PLAN, (1.0 / 24.0 * std::f64::consts::LOG2_E) as f32));
 
-        assert_eq!((combine.kernel(), combine.grid), ("flashmla_combine_bf16", [132, 1, 1]));
+        assert_eq!((combine.kernel(), combine.grid), ("flashmla_combine", [132, 1, 1]));
         let c: CombineParams = combine.parameter(0);
         assert_eq!((c.b, c.h_kv, c.group, c.rows, c.tokens), (2, 1, 128, 128, 2));
         // Two query tokens: no more can be split.
