@@ -117,3 +117,24 @@ fn a_plan_for_other_lengths_writes_nothing_else() {
         assert!(decode.results().unwrap() == want, "{spec}");
     }
 }
+
+/// What was never written as a plan. The last of these claims splits that the workspace has room for.
+#[test]
+fn a_plan_of_garbage_writes_nothing_else() {
+    let session = gpu_alone_or_skip!();
+    let queue = session.queue().unwrap();
+    for (h_q, invariant) in [(16, false), (16, true), (128, false), (128, true)] {
+        let lens = vec![2112, 10, 3000, 0];
+        let data = Data::new(&Spec { h_q, invariant, lens, layout: Layout::Padded, ..Spec::default() });
+        let spec = &data.spec;
+        let decode = Decode::new(&session.backend.handle, session.place(), Fence::Guarded, &data).unwrap();
+        decode.make_plan(queue.raw()).unwrap();
+        queue.synchronize().unwrap();
+        for word in [0i32, 0x7f7f_7f7f, -1, i32::MIN, 1] {
+            decode.plan.write(0, &vec![word; decode.plan.bytes() / 4]).unwrap();
+            decode.run(queue.raw()).unwrap();
+            queue.synchronize().unwrap_or_else(|e| panic!("{e}: a plan of {word:#x} for {spec}"));
+            decode.results().unwrap_or_else(|e| panic!("{e}: a plan of {word:#x} for {spec}"));
+        }
+    }
+}
