@@ -45,9 +45,11 @@ impl Context {
     /// Identifies the plans that fit a problem: equal exactly where a plan may be shared (the
     /// element type and head dimension, for example, do not matter to it). Never 0.
     pub fn plan_fingerprint(&self, shape: &Shape) -> u64 {
-        let mut h = Fnv::new();
-        let grid = self.grid(shape);
-        ("dense_decode", grid.map(|g| g.partitions), shape.b, shape.max_tokens(), shape.batch_invariant).hash(&mut h);
+        let mut h = Fingerprint::new();
+        // Few words, since each call makes it anew: the sizes have 31 bits. (No sparse plan begins with a small number.)
+        let partitions = self.grid(shape).map_or(0, |g| g.partitions as u64);
+        h.write_u64(partitions << 1 | shape.batch_invariant as u64);
+        h.write_u64((shape.b as u64) << 32 | shape.max_tokens() as u64);
         if shape.layout.is_fp8() {
             (shape.s_q, shape.causal).hash(&mut h);
         }
@@ -57,7 +59,7 @@ impl Context {
 
 /// The same questions about sparse decode.
 pub mod sparse_decode {
-    use super::{Backend, Context, Fnv};
+    use super::{Backend, Context, Fingerprint};
     use crate::problem::sparse_decode::{ExtraShape, Shape};
     use crate::schedule::Grid;
     use crate::workspace::sparse_decode as workspace;
@@ -86,7 +88,7 @@ pub mod sparse_decode {
 
     /// A plan is made of numbers of indices, for each query token.
     pub fn plan_fingerprint(context: &Context, shape: &Shape) -> u64 {
-        let mut h = Fnv::new();
+        let mut h = Fingerprint::new();
         let partitions = grid(context, shape).map(|g| g.partitions);
         let extra =
             shape.extra.filter(|extra| extra.topk > 0).map(|ExtraShape { topk, has_lengths, .. }| (topk, has_lengths));
@@ -96,22 +98,37 @@ pub mod sparse_decode {
     }
 }
 
-/// FNV-1a, fixed by us: the value may be kept across processes.
-struct Fnv(u64);
+/// A hash fixed by us, word by word: the value may be kept across processes.
+struct Fingerprint(u64);
 
-impl Fnv {
-    fn new() -> Fnv {
-        Fnv(0xcbf2_9ce4_8422_2325)
+impl Fingerprint {
+    fn new() -> Fingerprint {
+        Fingerprint(0xcbf2_9ce4_8422_2325)
     }
 }
 
-impl Hasher for Fnv {
+impl Hasher for Fingerprint {
     fn finish(&self) -> u64 {
         self.0
     }
     fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ *byte as u64).wrapping_mul(0x100_0000_01b3);
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
         }
+    }
+    fn write_u8(&mut self, x: u8) {
+        self.write_u64(x as u64);
+    }
+    fn write_usize(&mut self, x: usize) {
+        self.write_u64(x as u64);
+    }
+    /// SplitMix64's mixing: one to one, and neighbours have nothing in common.
+    fn write_u64(&mut self, x: u64) {
+        let mut h = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ x;
+        h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        self.0 = h ^ (h >> 31);
     }
 }

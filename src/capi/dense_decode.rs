@@ -81,6 +81,7 @@ unsafe impl Versioned for flashmla_dense_decode_params_t {
 }
 
 impl flashmla_dense_decode_params_t {
+    #[inline(always)]
     fn raw(&self) -> Result<Raw> {
         if self.reserved != 0 {
             return err!(FLASHMLA_ERROR_INVALID_ARGUMENT, "reserved = {}: must be 0", self.reserved);
@@ -239,12 +240,15 @@ pub unsafe extern "C" fn flashmla_dense_decode(
     stream: cudaStream_t,
 ) -> flashmla_status_t {
     guard(|| {
-        let (context, params, shape) = shape(&context, params)?;
+        let context = context_ref(&context)?;
+        // SAFETY: per the contract of this function.
+        let params = unsafe { read_struct("params", params) }?;
         let problem = DenseDecode::check(&params.raw()?)?;
+        let shape = &problem.shape;
         // SAFETY: per the contract of this function.
         let plan = unsafe { read_struct("params->plan", params.plan) }?;
-        check_plan_buffer(context, &shape, &plan)?;
-        check_fingerprint(context, &shape, &plan)?;
+        check_plan_buffer(context, shape, &plan)?;
+        check_fingerprint(context, shape, &plan)?;
         match &context.backend {
             Backend::Cpu(device) => {
                 check_no_stream(stream)?;

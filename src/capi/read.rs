@@ -22,8 +22,13 @@ pub unsafe trait Versioned: Copy {
 ///
 /// # Safety
 /// `ptr` is null or points to `struct_size` readable bytes, aligned for `T`.
+#[inline(always)]
 pub unsafe fn read_struct<T: Versioned>(name: &str, ptr: *const T) -> Result<T> {
     let size = struct_size::<T>(name, ptr)?;
+    if size == size_of::<T>() {
+        // SAFETY: the caller vouches for the whole struct. (A copy of a size that the compiler knows.)
+        return Ok(*ptr);
+    }
     let mut value = MaybeUninit::<T>::zeroed();
     let known = size.min(size_of::<T>());
     // SAFETY: the caller vouches for `size` readable bytes; `value` has room for `known`.

@@ -111,8 +111,8 @@ impl GpuDevice {
     fn attend(&self, problem: &DenseDecode, grid: &Grid, split: &SplitLayout, plan: u64, stream: Handle) -> Result<()> {
         let shape = &problem.shape;
         let layout = PlanLayout::new(shape, grid.partitions);
-        let q_box_rows = gcd(shape.group(), BLOCK_ROWS) as u32;
-        let kv_box_tokens = gcd(shape.page_block_size, TILE_TOKENS) as u32;
+        let q_box_rows = common_part(shape.group(), BLOCK_ROWS) as u32;
+        let kv_box_tokens = common_part(shape.page_block_size, TILE_TOKENS) as u32;
         let q = Tiled { name: "q", tensor: &problem.q, dtype: shape.dtype, axes: [2, 1, 0], columns: (0, shape.d_qk) };
         let q = TensorMap::encode(self.driver, q, q_box_rows, 1)?;
         let (kv, kv_rope) = match problem.kv_cache.is_empty() {
@@ -223,12 +223,9 @@ fn lse(problem: &DenseDecode) -> (u64, [i64; 3]) {
     problem.lse.map_or((0, [0; 3]), |lse| (lse.addr, lse.strides))
 }
 
-fn gcd(a: i64, b: i64) -> i64 {
-    if b == 0 {
-        a
-    } else {
-        gcd(b, a % b)
-    }
+/// The greatest common divisor of a size and a power of two.
+fn common_part(size: i64, power: i64) -> i64 {
+    1 << size.trailing_zeros().min(power.trailing_zeros())
 }
 
 #[cfg(test)]
@@ -241,6 +238,14 @@ mod tests {
     fn constant(source: &str, name: &str) -> i64 {
         let (_, rest) = source.split_once(&format!("constexpr int {name} = ")).expect(name);
         rest.split(';').next().unwrap().parse().expect(name)
+    }
+
+    #[test]
+    fn boxes_divide_rows_and_tiles() {
+        for size in 1..=1000 {
+            let divisor = (1..=64).rev().find(|d| size % d == 0 && 64 % d == 0).unwrap();
+            assert_eq!(common_part(size, 64), divisor);
+        }
     }
 
     #[test]

@@ -46,6 +46,7 @@ impl TensorMap {
     /// A map of a checked, non-empty tensor whose innermost stride is 1. A copy takes `length` elements of
     /// `axes[0]` and `tiles` column tiles; they are laid out tile by tile for the matrix units (rows of
     /// 128 bytes, swizzled), and what lies outside the tensor reads as 0. Needs a current context.
+    #[inline(always)]
     pub fn encode(driver: &Driver, view: Tiled, length: u32, tiles: u32) -> Result<TensorMap> {
         let Tiled { name, tensor, dtype, axes, columns } = view;
         let data_type = match dtype {

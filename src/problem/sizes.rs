@@ -8,6 +8,7 @@ pub const D_V: i64 = 512;
 /// Every size fits `i32`, so that kernels index with 32 bits and scale by 64-bit strides.
 pub const MAX_SIZE: i64 = i32::MAX as i64;
 
+#[inline(always)]
 pub fn size(name: &str, value: i64, min: i64) -> Result<()> {
     if value < min {
         return err!(FLASHMLA_ERROR_INVALID_SHAPE, "{name} = {value}: must be at least {min}");
@@ -18,6 +19,7 @@ pub fn size(name: &str, value: i64, min: i64) -> Result<()> {
     Ok(())
 }
 
+#[inline(always)]
 pub fn product(name: &str, factors: &[i64]) -> Result<()> {
     let p = factors.iter().try_fold(1i64, |acc, f| acc.checked_mul(*f));
     match p {

@@ -13,7 +13,8 @@ pub struct RawTensor {
     pub strides: [i64; 4],
 }
 
-/// What a tensor must satisfy.
+/// What a tensor must satisfy. Sizes and alignments are powers of two: a call checks six tensors, and a division takes
+/// as long as the rest of a stride's check.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
     /// Bytes of one element.
@@ -59,13 +60,24 @@ impl<const N: usize> Tensor<N> {
     pub const EMPTY: Self = Tensor { addr: 0, shape: [0; N], strides: [0; N] };
 
     /// Checks strides only: enough for queries, where no memory is touched.
+    #[inline(always)]
     pub fn check_layout(name: &str, raw: &RawTensor, shape: [i64; N], rules: Rules) -> Result<Self> {
+        Self::with_extent(name, raw, shape, rules).map(|(tensor, _)| tensor)
+    }
+
+    /// As `check_layout`, and the elements from the first to the last of a tensor that is not empty.
+    #[inline(always)]
+    fn with_extent(name: &str, raw: &RawTensor, shape: [i64; N], rules: Rules) -> Result<(Self, i64)> {
         let strides = resolve_strides(name, raw, &shape)?;
-        check_strides(name, &shape, &strides, rules)?;
-        Ok(Tensor { addr: raw.addr, shape, strides })
+        let extent = match fine_strides(&shape, &strides, rules) {
+            Some(extent) => extent,
+            None => check_strides(name, &shape, &strides, rules)?,
+        };
+        Ok((Tensor { addr: raw.addr, shape, strides }, extent))
     }
 
     /// As `check`, of a tensor that the caller may leave out with a null address.
+    #[inline(always)]
     pub fn check_optional(name: &str, raw: &RawTensor, shape: [i64; N], rules: Rules) -> Result<Option<Self>> {
         match raw.addr {
             0 => Self::check_layout(name, raw, shape, rules).map(|_| None),
@@ -74,12 +86,14 @@ impl<const N: usize> Tensor<N> {
     }
 
     /// Checks strides and address. An empty tensor may have any address, null too.
+    #[inline(always)]
     pub fn check(name: &str, raw: &RawTensor, shape: [i64; N], rules: Rules) -> Result<Self> {
-        let t = Self::check_layout(name, raw, shape, rules)?;
+        let (t, extent) = Self::with_extent(name, raw, shape, rules)?;
         if !t.is_empty() {
             check_address(name, ".data", t.addr, rules.align.max(rules.elem_bytes))?;
-            let bytes = t.extent() as i128 * rules.elem_bytes as i128;
-            if t.addr as i128 + bytes > i64::MAX as i128 {
+            // Fits: the strides were checked.
+            let bytes = extent * rules.elem_bytes;
+            if t.addr > (i64::MAX - bytes) as u64 {
                 return err!(
                     FLASHMLA_ERROR_OVERFLOW,
                     "{name}: {bytes} bytes from address {:#x} pass the end of the address space",
@@ -119,17 +133,18 @@ pub fn check_workspace(addr: u64, size: u64, needed: u64) -> Result<()> {
     check_address("workspace", "", addr, WORKSPACE_ALIGN)
 }
 
-/// `member` completes the name: nothing is allocated unless there is something to tell.
+/// `align` is a power of two. `member` completes the name: nothing is allocated unless there is something to tell.
 pub fn check_address(name: &str, member: &str, addr: u64, align: i64) -> Result<()> {
     if addr == 0 {
         return err!(FLASHMLA_ERROR_NULL_POINTER, "{name}{member} = NULL: must point to memory");
     }
-    if addr % align as u64 != 0 {
+    if addr & (align as u64 - 1) != 0 {
         return err!(FLASHMLA_ERROR_MISALIGNED, "{name}{member} = {addr:#x}: must be a multiple of {align} bytes");
     }
     Ok(())
 }
 
+#[inline(always)]
 fn resolve_strides<const N: usize>(name: &str, raw: &RawTensor, shape: &[i64; N]) -> Result<[i64; N]> {
     for (i, s) in raw.strides.iter().enumerate().skip(N) {
         if *s != 0 {
@@ -154,9 +169,34 @@ fn resolve_strides<const N: usize>(name: &str, raw: &RawTensor, shape: &[i64; N]
     Ok(strides)
 }
 
-fn check_strides<const N: usize>(name: &str, shape: &[i64; N], strides: &[i64; N], rules: Rules) -> Result<()> {
-    let step = (rules.align / rules.elem_bytes).max(1);
-    let mut extent: i128 = 1;
+/// What `check_strides` gives, where that is easy to see: of strides that are right, an output's in order. Without a branch
+/// but the last, as every call comes here for each of its tensors.
+#[inline(always)]
+fn fine_strides<const N: usize>(shape: &[i64; N], strides: &[i64; N], rules: Rules) -> Option<i64> {
+    let step = (rules.align >> rules.elem_bytes.trailing_zeros()).max(1);
+    let (mut span, mut fine) = (0i64, true);
+    for i in (0..N).rev() {
+        let (n, s) = (shape[i], strides[i]);
+        fine &= match i == N - 1 && rules.unit_inner {
+            true => s == 1,
+            false => (s & (step - 1) == 0) & (s >= (n > 1 && !rules.broadcast) as i64),
+        };
+        fine &= !rules.output | (n <= 1) | (s > span);
+        let (reach, too_far) = (n.max(1) - 1).overflowing_mul(s);
+        let (sum, too_long) = span.overflowing_add(reach);
+        fine &= !too_far & !too_long;
+        span = sum;
+    }
+    fine &= span < i64::MAX >> rules.elem_bytes.trailing_zeros();
+    fine.then_some(span + 1)
+}
+
+/// Gives the elements from the first to the last, a dimension without any counting as one.
+#[cold]
+fn check_strides<const N: usize>(name: &str, shape: &[i64; N], strides: &[i64; N], rules: Rules) -> Result<i64> {
+    let step = (rules.align >> rules.elem_bytes.trailing_zeros()).max(1);
+    // From the first element to the last; none where that overflows.
+    let mut extent = Some(1i64);
     for i in 0..N {
         let s = strides[i];
         let named = || format!("{name}.strides[{i}] = {s}");
@@ -167,7 +207,7 @@ fn check_strides<const N: usize>(name: &str, shape: &[i64; N], strides: &[i64; N
             if s != 1 {
                 return err!(FLASHMLA_ERROR_INVALID_STRIDE, "{}: must be 1 (the innermost dimension)", named());
             }
-        } else if s % step != 0 {
+        } else if s & (step - 1) != 0 {
             return err!(FLASHMLA_ERROR_INVALID_STRIDE, "{}: must be a multiple of {step} elements", named());
         } else if s == 0 && shape[i] > 1 && !rules.broadcast {
             return err!(
@@ -177,27 +217,30 @@ fn check_strides<const N: usize>(name: &str, shape: &[i64; N], strides: &[i64; N
                 shape[i]
             );
         }
-        extent += (shape[i].max(1) - 1) as i128 * s as i128;
+        extent = extent.zip((shape[i].max(1) - 1).checked_mul(s)).and_then(|(sum, span)| sum.checked_add(span));
     }
-    if extent * rules.elem_bytes as i128 > i64::MAX as i128 {
+    let Some(extent) = extent.filter(|n| n.checked_mul(rules.elem_bytes).is_some()) else {
         return err!(
             FLASHMLA_ERROR_OVERFLOW,
             "{name}: sizes {shape:?} with strides {strides:?} overflow 63 bits of bytes"
         );
-    }
+    };
     if rules.output && !shape.contains(&0) {
         check_disjoint(name, shape, strides)?;
     }
-    Ok(())
+    Ok(extent)
 }
 
-/// Sorted by stride, each dimension must step over all that the smaller ones span.
+/// Sorted by stride, each dimension must step over all that the smaller ones span. What they span fits 63 bits.
 fn check_disjoint<const N: usize>(name: &str, shape: &[i64; N], strides: &[i64; N]) -> Result<()> {
-    let mut order: [usize; N] = std::array::from_fn(|i| i);
-    order.sort_unstable_by_key(|i| strides[*i]);
-    let mut span: i128 = 0;
+    let mut order: [usize; N] = std::array::from_fn(|i| N - 1 - i);
+    // Most have them in order, from the innermost on.
+    if !order.is_sorted_by_key(|i| strides[*i]) {
+        order.sort_unstable_by_key(|i| strides[*i]);
+    }
+    let mut span = 0;
     for i in order.into_iter().filter(|i| shape[*i] > 1) {
-        if (strides[i] as i128) <= span {
+        if strides[i] <= span {
             return err!(
                 FLASHMLA_ERROR_INVALID_STRIDE,
                 "{name}.strides[{i}] = {}: must be at least {}, or elements of the output overlap",
@@ -205,7 +248,54 @@ fn check_disjoint<const N: usize>(name: &str, shape: &[i64; N], strides: &[i64; 
                 span + 1
             );
         }
-        span += (shape[i] - 1) as i128 * strides[i] as i128;
+        span += (shape[i] - 1) * strides[i];
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is easy to see is what the checks say.
+    #[test]
+    fn fine_strides_are_right() {
+        let mut state = 1u64;
+        let mut random = |n: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % n
+        };
+        let sizes = [0, 1, 2, 3, 64, i32::MAX as i64];
+        let steps = [0, 1, 2, 8, 9, 64, 576, 1 << 20, 1 << 31, 1 << 61, i64::MAX - 7, -8];
+        let rules = [Rules::ROW_16, Rules::WORD_32, Rules::BYTES];
+        let (mut seen, mut disagreed) = (0, 0);
+        for _ in 0..300_000 {
+            let shape: [i64; 4] = std::array::from_fn(|_| sizes[random(6) as usize]);
+            let mut strides: [i64; 4] = std::array::from_fn(|_| steps[random(12) as usize]);
+            if random(2) == 0 {
+                strides[3] = 1;
+                strides[..3].sort_unstable_by_key(|s| -s);
+            }
+            let mut rules = rules[random(3) as usize];
+            match random(3) {
+                0 => rules = rules.output(),
+                1 => rules = rules.broadcast(),
+                _ => {}
+            }
+            let checked = check_strides("t", &shape, &strides, rules);
+            match fine_strides(&shape, &strides, rules) {
+                Some(extent) => {
+                    assert_eq!(checked, Ok(extent), "{shape:?} {strides:?} {rules:?}");
+                    seen += 1;
+                }
+                // Outputs in another order of dimensions, or without an element.
+                None if checked.is_ok() => {
+                    assert!(rules.output, "{shape:?} {strides:?} {rules:?}");
+                    disagreed += 1;
+                }
+                None => {}
+            }
+        }
+        assert!(seen > 10_000 && disagreed > 1_000, "{seen} {disagreed}");
+    }
 }
