@@ -1,9 +1,14 @@
 // The plan of a split-KV decode: the same integers as src/schedule.rs, which defines and explains them.
 //
-// One thread block. The requests are dealt out in contiguous runs, one to a thread; a scan over the
-// runs gives each thread the position on the line at which its run begins. Then a thread a stretch looks up
-// in which run, and in it in which request, the stretch begins. The split requests are listed by the threads of
-// their first cuts, or in a batch-invariant plan by their own.
+// One thread block. The requests are dealt out in contiguous runs, one to a thread; a scan over the runs gives each
+// thread the position on the line at which its run begins. Then a thread a stretch looks up in which run, and in it in
+// which request, the stretch begins. The split requests are listed by the threads of their last cuts, or in a
+// batch-invariant plan by their own.
+//
+// What a plan takes is instructions: a warp's each take a slot of their scheduler, and the first time they come from
+// memory, too. So there are no more threads than partitions and few requests a thread ask for (src/gpu/plan.rs), the
+// default plan and the batch-invariant one are kernels of their own, what happens twice is a loop around one copy of its
+// code, and nothing is unrolled.
 #include "common/grid_dependency.cuh"
 #include "common/lengths.cuh"
 #include "common/plan.cuh"
@@ -12,205 +17,271 @@
 namespace flashmla {
 namespace {
 
-constexpr int kThreads = 1024;
-
-// What a request takes on the line, its tiles, how many accumulators, and whether its own length splits it.
-struct Extent {
-    int64_t line, tiles;
-    int slots, splits;
-};
-
-__device__ __forceinline__ Extent operator+(Extent a, Extent b) {
-    return {a.line + b.line, a.tiles + b.tiles, a.slots + b.slots, a.splits + b.splits};
-}
+constexpr int kMaxThreads = 1024;
 
 // How a request is cut by a batch-invariant plan; by others it counts as one piece.
 struct Cut {
     int pieces, piece_tiles;
 };
 
-__device__ Cut cut(int tiles, bool batch_invariant) {
-    if (!batch_invariant) return {1, max(tiles, 1)};
+template <bool kInvariant>
+__device__ __forceinline__ Cut cut(int tiles) {
+    if (!kInvariant) return {1, max(tiles, 1)};
     const int wanted = min(max((tiles + kInvariantPieceTiles - 1) / kInvariantPieceTiles, 1), kInvariantMaxPieces);
     const int piece_tiles = max((tiles + wanted - 1) / wanted, 1);
     return {max((tiles + piece_tiles - 1) / piece_tiles, 1), piece_tiles};
 }
 
-__device__ Extent extent(int tiles, Cut c) {
-    return {tiles + int64_t(kRequestCost) * c.pieces, tiles, c.pieces > 1 ? c.pieces : 0, c.pieces > 1};
-}
+// Sums over requests: what they take on the line, and in a batch-invariant plan also their pieces, and of those that
+// their own length splits, how many accumulators and how many they are.
+template <bool kInvariant>
+struct Sums {
+    static constexpr int kLine = 0, kPieces = 1, kSlots = 2, kSplits = 3, kCount = kInvariant ? 4 : 1;
+    int64_t of[kCount];
 
-// Where position `offset` of a request's stretch of the line cuts it: at its end if not before its last tile.
-__device__ int64_t tile_at(int tiles, Cut c, bool batch_invariant, int64_t offset, int64_t stretch) {
-    int64_t tile;
-    if (batch_invariant) {
-        const int64_t step = c.piece_tiles + kRequestCost;
-        tile = (offset + step / 2) / step * c.piece_tiles;
-    } else {
-        const int64_t least = min(int64_t(kMinPieceTiles), stretch);
-        tile = max(offset - kRequestCost, int64_t(0));
-        if (tile < least) {
-            tile = 0;
-        } else if (tiles - tile < least || tiles < kMinSplitTiles) {
-            tile = tiles;
+    __device__ __forceinline__ void add(int tiles, Cut c) {
+        of[kLine] += tiles + int64_t(kRequestCost) * c.pieces;
+        if constexpr (kInvariant) {
+            const bool split = c.pieces > 1;
+            of[kPieces] += c.pieces;
+            of[kSlots] += split ? c.pieces : 0;
+            of[kSplits] += split;
         }
     }
-    return tile;
-}
-
-// Sums over the threads before this one; `total` of all.
-__device__ Extent exclusive_scan(Extent mine, Extent& total) {
-    __shared__ Extent warp_sums[kThreads / 32];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const auto scan_warp = [lane](Extent x) {
+    // Of threads before this one in the warp and this one.
+    __device__ __forceinline__ Sums scan(int lane) const {
+        Sums x = *this;
+#pragma unroll 1
         for (int step = 1; step < 32; step *= 2) {
-            const Extent left = {__shfl_up_sync(~0u, x.line, step), __shfl_up_sync(~0u, x.tiles, step),
-                                 __shfl_up_sync(~0u, x.slots, step), __shfl_up_sync(~0u, x.splits, step)};
-            if (lane >= step) x = x + left;
+            for (int64_t& sum : x.of) {
+                const int64_t left = __shfl_up_sync(~0u, sum, step);
+                sum += lane >= step ? left : 0;
+            }
         }
         return x;
-    };
-    const Extent inclusive = scan_warp(mine);
-    if (lane == 31) warp_sums[warp] = inclusive;
-    __syncthreads();
-    if (warp == 0) warp_sums[lane] = scan_warp(warp_sums[lane]);
-    __syncthreads();
-    total = warp_sums[kThreads / 32 - 1];
-    const Extent before = warp == 0 ? Extent{} : warp_sums[warp - 1];
-    return {before.line + inclusive.line - mine.line, before.tiles + inclusive.tiles - mine.tiles,
-            before.slots + inclusive.slots - mine.slots, before.splits + inclusive.splits - mine.splits};
+    }
+};
+
+__device__ __forceinline__ int warps() { return blockDim.x / 32; }
+
+// Sums over the threads before this one; and in `total` over all.
+template <bool kInvariant>
+__device__ __forceinline__ Sums<kInvariant> exclusive_scan(Sums<kInvariant> mine, Sums<kInvariant>& total) {
+    __shared__ Sums<kInvariant> warp_sums[kMaxThreads / 32];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    Sums<kInvariant> x = mine, within;
+#pragma unroll 1
+    for (int level = 0;; ++level) {
+        x = x.scan(lane);
+        if (level == 1) break;
+        if (lane == 31) warp_sums[warp] = x;
+        __syncthreads();
+        within = x;
+        x = lane < warps() ? warp_sums[lane] : Sums<kInvariant>{};
+    }
+    for (int i = 0; i < mine.kCount; ++i) {
+        total.of[i] = __shfl_sync(~0u, x.of[i], 31);
+        const int64_t before = __shfl_sync(~0u, x.of[i], max(warp - 1, 0));
+        within.of[i] += (warp > 0 ? before : 0) - mine.of[i];
+    }
+    return within;
 }
 
-// How many threads before this one say yes, and in `total` all that do.
-__device__ int exclusive_count(bool yes, int& total) {
-    __shared__ int warp_counts[kThreads / 32];
+// The largest of all threads' numbers, none of which is negative.
+__device__ __forceinline__ int largest(int mine) {
+    __shared__ int warp_largest[kMaxThreads / 32];
+    const int in_warp = __reduce_max_sync(~0u, mine);
+    if (threadIdx.x % 32 == 0) warp_largest[threadIdx.x / 32] = in_warp;
+    __syncthreads();
+    const int lane = threadIdx.x % 32;
+    return __reduce_max_sync(~0u, lane < warps() ? warp_largest[lane] : 0);
+}
+
+// How many threads up to this one say yes, and in `total` all that do.
+__device__ __forceinline__ int inclusive_count(bool yes, int& total) {
+    __shared__ int warp_counts[kMaxThreads / 32];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t votes = __ballot_sync(~0u, yes);
     if (lane == 0) warp_counts[warp] = __popc(votes);
     __syncthreads();
-    const int theirs = warp_counts[lane];
+    const int theirs = lane < warps() ? warp_counts[lane] : 0;
     total = __reduce_add_sync(~0u, theirs);
-    return __reduce_add_sync(~0u, lane < warp ? theirs : 0) + __popc(votes & ((1u << lane) - 1));
+    return __reduce_add_sync(~0u, lane < warp ? theirs : 0) + __popc(votes & (~0u >> (31 - lane)));
 }
 
-// The last of the first `n` borders that is not behind `x`.
-__device__ int last_not_after(const Border* borders, int n, Border x) {
+// x / partitions, rounded up, for 0 <= x < 2^63.
+__device__ __forceinline__ int64_t over_partitions(const PlanParams& p, int64_t x) {
+    const uint64_t n = uint64_t(x) + uint32_t(p.partitions - 1);
+    // At most one too small.
+    const uint64_t q = __umul64hi(n, p.partitions_inverse);
+    return int64_t(q + (n - q * uint32_t(p.partitions) >= uint32_t(p.partitions)));
+}
+
+// Where position `offset` of a request's stretch of the line cuts it: at its end if not before its last tile.
+template <bool kInvariant>
+__device__ __forceinline__ int64_t tile_at(int tiles, Cut c, int64_t offset, int64_t stretch) {
+    if (kInvariant) {
+        // To the nearest border between pieces. `offset` is less than 2^26, a request's tiles and costs.
+        const int step = c.piece_tiles + kRequestCost;
+        return int64_t((int(offset) + step / 2) / step) * c.piece_tiles;
+    }
+    const int64_t least = min(int64_t(kMinPieceTiles), stretch);
+    const int64_t tile = max(offset - kRequestCost, int64_t(0));
+    if (tile < least) return 0;
+    return tiles - tile < least || tiles < kMinSplitTiles ? tiles : tile;
+}
+
+// The last of the first `n` runs that does not begin behind x.
+__device__ __forceinline__ int run_at(const int64_t* run_starts, int n, int64_t x) {
     int low = 0, high = n;
+#pragma unroll 1
     while (high - low > 1) {
         const int middle = (low + high) / 2;
-        if (x < borders[middle]) {
-            high = middle;
-        } else {
-            low = middle;
-        }
+        const bool behind = x < run_starts[middle];
+        high = behind ? middle : high;
+        low = behind ? low : middle;
     }
     return low;
 }
 
-__device__ Border border_at(const PlanParams& p, int request, int64_t tile, int plan_tiles) {
-    if (request >= p.b) return {p.b, 0, 0, plan_tiles};
-    return {request, int(tile), first_tokens(p, Unit(request, p.tokens)), plan_tiles};
+// The requests that have cuts, by the threads of the cuts 1 .. partitions - 1.
+__device__ __forceinline__ void list_splits(const PlanParams& p, const Border* borders, SplitPlan* splits) {
+    __shared__ int first_cuts[kMaxPartitions];
+    const int cut = threadIdx.x;
+    bool first = false, last = false;
+    int request = 0;
+    if (cut > 0 && cut < p.partitions) {
+        const Border at = borders[cut], before = borders[cut - 1];
+        request = at.request;
+        // Cuts inside a request follow one another: no partition between them is empty.
+        first = at.tile > 0 && !(before.request == request && before.tile > 0);
+        last = at.tile > 0 && borders[cut + 1].request != request;
+    }
+    int count;
+    const int index = inclusive_count(first, count) - 1;
+    if (first) first_cuts[index] = cut;
+    __syncthreads();
+    if (last) {
+        const int before = first_cuts[index] - 1;
+        splits[1 + index] = {request, cut - before + 1, slot_of({}, p.b, p.partitions, request, before, 0), before};
+    }
+    if (cut == 0) splits[0] = {count};
 }
 
-// Where position `x` of the line, which lies on it, cuts it. Thread t's run of requests begins at `run_starts[t]`.
-__device__ Border border(const PlanParams& p, const int64_t* run_starts, int run, int64_t x, int64_t stretch,
-                         bool invariant, int plan_tiles) {
-    // The last run that does not begin behind x.
-    int low = 0, high = kThreads;
-    while (high - low > 1) {
-        const int middle = (low + high) / 2;
-        if (x < run_starts[middle]) {
-            high = middle;
+template <bool kInvariant>
+__device__ __forceinline__ void make_plan(const PlanParams& p) {
+    using Sums = Sums<kInvariant>;
+    __shared__ Border borders[kMaxPartitions + 1];
+    __shared__ int64_t run_starts[kMaxThreads];
+    // No fewer than partitions.
+    const int threads = blockDim.x, thread = threadIdx.x;
+    static_assert(kMaxPartitions <= kMaxThreads);
+    const int run = p.run;
+    const int begin = min(thread * run, p.b), run_end = begin + min(run, p.b - begin);
+    grid_dependency_launch();
+    grid_dependency_wait();
+
+    // Twice along requests: each thread along its run, for the sums; and that of a border from the run in which the border
+    // lies, at `x` of the line, to the request.
+    Sums sums = {}, start = {};
+    int request = begin, end = run_end, tokens = 0, most_tiles = 0, plan_tiles = 0;
+    int piece_begin = -1;  // where requests are cut into equal pieces: `x` is the request's start, and this its piece's
+    int64_t line = 0, x = INT64_MAX, tile = 0, stretch = 0;
+#pragma unroll 1
+    for (int pass = 0;; ++pass) {
+#pragma unroll 1
+        for (; request < end; ++request) {
+            const Unit unit(request, p.tokens);
+            tokens = first_tokens(p, unit);
+            const int tiles = tiles_of(tokens) + tiles_of(extra_tokens(p, unit));
+            const Cut c = cut<kInvariant>(tiles);
+            const int64_t next = line + tiles + int64_t(kRequestCost) * c.pieces;
+            if (x < next) {
+                tile = tile_at<kInvariant>(tiles, c, x - line, stretch);
+                if (tile == 0 || tile < tiles) break;
+                // At the end of a request: the next one's start.
+                x = next, tile = 0;
+            }
+            line = next;
+            sums.add(tiles, c);
+            most_tiles = max(most_tiles, tiles);
+        }
+        if (pass == 1) break;
+
+        Sums total;
+        start = exclusive_scan(sums, total);
+        run_starts[thread] = start.of[Sums::kLine];
+        const int64_t all = total.of[Sums::kLine];
+        stretch = max(over_partitions(p, all), int64_t(kMinStretch));
+        int64_t pieces = p.b;
+        if constexpr (kInvariant) {
+            pieces = total.of[Sums::kPieces];
+            __syncthreads();
         } else {
-            low = middle;
+            const int tiles = largest(most_tiles), each = p.partitions_each;
+            const int64_t cost = tiles + kRequestCost, whole = over_partitions(p, p.b) * cost;
+            if (p.b * cost != all) {
+                // Not all are as long as the longest.
+            } else if (whole <= stretch + kSplitCost) {
+                // Whole requests, unless splitting them saves more than it costs.
+                stretch = whole;
+            } else if (each >= 2 && tiles >= kMinSplitTiles) {
+                // Pieces of equal length, one a partition, where the longest is no longer than a stretch.
+                const int longest = max((tiles - 1) / each + 1, int(min(int64_t(kMinPieceTiles), stretch)));
+                if (longest <= stretch) {
+                    const int pieces = (tiles - 1) / longest + 1, piece = thread % pieces;
+                    x = thread / pieces * cost;
+                    // piece * tiles / pieces, which might not fit.
+                    piece_begin = piece * (tiles / pieces) + piece * (tiles % pieces) / pieces;
+                }
+            }
         }
+        plan_tiles = int(min(all - kRequestCost * pieces, int64_t(INT32_MAX)));
+        // The border of this thread's partition, if there is one and work for it.
+        if (piece_begin < 0) x = thread * stretch;
+        if (thread >= p.partitions) break;
+        request = p.b;
+        if (x >= all) break;
+        const int at = run_at(run_starts, min(p.b, threads), x);
+        request = at * run, end = p.b, line = run_starts[at];
     }
-    int64_t start = run_starts[low];
-    for (int i = low * run;; ++i) {
-        const int tiles = unit_tiles(p, i);
-        const Cut c = cut(tiles, invariant);
-        const int64_t end = start + extent(tiles, c).line;
-        if (x < end) {
-            const int64_t tile = tile_at(tiles, c, invariant, x - start, stretch);
-            return tile == 0 || tile < tiles ? border_at(p, i, tile, plan_tiles) : border_at(p, i + 1, 0, plan_tiles);
+    const Border line_end = {p.b, 0, 0, plan_tiles};
+    Border* const to = reinterpret_cast<Border*>(p.borders);
+    if (thread < p.partitions) {
+        const Border at = request < p.b ? Border{request, int(tile) + max(piece_begin, 0), tokens, plan_tiles} : line_end;
+        borders[thread] = at;
+        to[thread] = at;
+    }
+    if (thread == 0) borders[p.partitions] = to[p.partitions] = line_end;
+
+    SplitPlan* const splits = reinterpret_cast<SplitPlan*>(p.splits);
+    if constexpr (kInvariant) {
+        int slots = int(start.of[Sums::kSlots]), index = int(start.of[Sums::kSplits]);
+#pragma unroll 1
+        for (int i = begin; i < run_end; ++i) {
+            const Cut c = cut<true>(unit_tiles(p, i));
+            const bool split = c.pieces > 1;
+            reinterpret_cast<RequestPlan*>(p.requests)[i] = {slots, split ? c.piece_tiles : 0};
+            if (!split) continue;
+            splits[1 + index++] = {i, c.pieces, slots, slots + 1};
+            slots += c.pieces;
         }
-        start = end;
+        if (thread == threads - 1) splits[0] = {index};
+    } else {
+        __syncthreads();
+        list_splits(p, borders, splits);
     }
 }
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
-    flashmla_plan(const __grid_constant__ PlanParams p) {
-    __shared__ Border borders[kMaxPartitions + 1];
-    __shared__ int64_t run_starts[kThreads];
-    static_assert(kMaxPartitions <= kThreads);
-    const bool invariant = p.batch_invariant != 0;
-    const int run = (p.b + kThreads - 1) / kThreads;
-    const int begin = min(int64_t(threadIdx.x) * run, int64_t(p.b)), end = min(begin + run, p.b);
-    grid_dependency_launch();
-    grid_dependency_wait();
+extern "C" __global__ void __launch_bounds__(kMaxThreads, 1) flashmla_plan(const __grid_constant__ PlanParams p) {
+    make_plan<false>(p);
+}
 
-    Extent sum = {};
-    const int first_tiles = unit_tiles(p, 0);
-    bool uniform = true;
-    for (int i = begin; i < end; ++i) {
-        const int tiles = unit_tiles(p, i);
-        uniform &= tiles == first_tiles;
-        sum = sum + extent(tiles, cut(tiles, invariant));
-    }
-    Extent total;
-    const Extent start = exclusive_scan(sum, total);
-    run_starts[threadIdx.x] = start.line;
-    int64_t stretch = max((total.line + p.partitions - 1) / p.partitions, int64_t(kMinStretch));
-    uniform = __syncthreads_and(uniform);
-    if (uniform && !invariant) {
-        // Whole requests, unless splitting them saves more than it costs.
-        const int64_t whole = ((int64_t(p.b) + p.partitions - 1) / p.partitions) * (first_tiles + int64_t(kRequestCost));
-        if (whole <= stretch + kSplitCost) stretch = whole;
-    }
-
-    const int plan_tiles = int(min(total.tiles, int64_t(INT32_MAX)));
-    for (int part = threadIdx.x; part <= p.partitions; part += kThreads) {
-        const int64_t x = part * stretch;
-        Border at = border_at(p, p.b, 0, plan_tiles);
-        if (part < p.partitions && x < total.line) at = border(p, run_starts, run, x, stretch, invariant, plan_tiles);
-        borders[part] = at;
-        reinterpret_cast<Border*>(p.borders)[part] = at;
-    }
-    __syncthreads();
-
-    SplitPlan* const splits = reinterpret_cast<SplitPlan*>(p.splits);
-    if (!invariant) {
-        // Where the first cut of a request is. Cuts inside a request follow one another: no partition between
-        // them is empty.
-        const int cut = threadIdx.x;
-        bool first = false;
-        if (cut > 0 && cut < p.partitions) {
-            const Border at = borders[cut], before = borders[cut - 1];
-            first = at.tile > 0 && !(before.request == at.request && before.tile > 0);
-        }
-        int count;
-        const int index = exclusive_count(first, count);
-        if (first) {
-            const int request = borders[cut].request;
-            // The last border before the next request: none lies at tile 2^31 - 1.
-            const int last = last_not_after(borders, p.partitions, {request, INT32_MAX});
-            splits[1 + index] = {request, last - cut + 2, slot_of({}, p.b, p.partitions, request, cut - 1, 0), cut - 1};
-        }
-        if (threadIdx.x == 0) splits[0] = {count};
-        return;
-    }
-    int slots = start.slots, index = start.splits;
-    for (int i = begin; i < end; ++i) {
-        const Cut c = cut(unit_tiles(p, i), invariant);
-        const bool split = c.pieces > 1;
-        reinterpret_cast<RequestPlan*>(p.requests)[i] = {slots, split ? c.piece_tiles : 0};
-        if (!split) continue;
-        splits[1 + index++] = {i, c.pieces, slots, slots + 1};
-        slots += c.pieces;
-    }
-    if (threadIdx.x == 0) splits[0] = {total.splits};
+extern "C" __global__ void __launch_bounds__(kMaxThreads, 1)
+    flashmla_plan_batch_invariant(const __grid_constant__ PlanParams p) {
+    make_plan<true>(p);
 }
 
 }  // namespace flashmla

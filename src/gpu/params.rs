@@ -19,9 +19,14 @@ pub struct PlanParams {
     pub requests: u64,
     /// `SplitPlan`, one more than requests are split.
     pub splits: u64,
-    /// Requests of the plan.
+    /// (2^64 - 1) / partitions
+    pub partitions_inverse: u64,
+    /// Requests of the plan, and of those a thread's.
     pub b: i32,
+    pub run: i32,
     pub partitions: i32,
+    /// partitions / b
+    pub partitions_each: i32,
     /// Lengths are clamped to these.
     pub max_tokens: i32,
     pub extra_max_tokens: i32,
@@ -29,7 +34,6 @@ pub struct PlanParams {
     pub tokens: i32,
     /// The earlier of these tokens see less.
     pub causal: i32,
-    pub batch_invariant: i32,
 }
 
 /// `cuda/sm90/dense_decode/`

@@ -12,7 +12,7 @@ use crate::problem::dense_decode::{self as dense, DenseDecode, Dtype};
 use crate::problem::layout::Layout;
 use crate::problem::sparse_decode::{Cache, Shape, SparseDecode};
 use crate::problem::tensor::Tensor;
-use crate::schedule::{self, Grid, Work, BLOCK_ROWS};
+use crate::schedule::{Grid, Uniform, Work, BLOCK_ROWS};
 use crate::status::Result;
 use crate::workspace::{self, PlanLayout, SplitLayout};
 use std::ffi::CStr;
@@ -190,7 +190,8 @@ impl GpuDevice {
 /// none, all have as many tiles.
 fn splits_nothing(work: Work, p: &SparseDecodeParams) -> bool {
     let known = p.lens == 0 && (p.extra_max_tokens == 0 || p.extra_lens == 0) && p.causal == 0;
-    known && !work.batch_invariant && schedule::uniform_is_whole(work.requests, p.partitions as i64, work.max_tiles)
+    let whole = |n, partitions, tiles| matches!(Uniform::new(n, partitions, tiles), Uniform::Whole { .. });
+    known && !work.batch_invariant && whole(work.requests, p.partitions as i64, work.max_tiles)
 }
 
 /// What follows from the plan and the workspace.

@@ -29,6 +29,8 @@ pub fn outcome(status: i32) -> Outcome {
 }
 
 /// Names of all kernels that a context of a GPU needs.
+/// By whether the plan is batch-invariant.
+pub const PLAN_KERNELS: [&str; 2] = ["flashmla_plan", "flashmla_plan_batch_invariant"];
 pub const DECODE_KERNELS: [&str; 4] = [
     "flashmla_sm90_dense_decode_bf16_576",
     "flashmla_sm90_dense_decode_bf16_512",
@@ -41,7 +43,7 @@ pub const SPARSE_KERNELS: [&str; 2] = ["flashmla_sm90_sparse_decode_v32", "flash
 /// Those that are allowed more shared memory than a kernel has unasked.
 pub const LARGE_KERNELS: usize = DECODE_KERNELS.len() + PREFILL_KERNELS.len() + SPARSE_KERNELS.len();
 pub const LAYOUTS: [&str; 3] = ["plain", "v32", "v4"];
-pub const KERNELS: usize = 1 + LARGE_KERNELS + 1 + 2 * LAYOUTS.len() + 1;
+pub const KERNELS: usize = PLAN_KERNELS.len() + LARGE_KERNELS + 1 + 2 * LAYOUTS.len() + 1;
 /// Fatbins of `use_fake_kernels`.
 pub const FATBINS: usize = 8;
 
@@ -55,7 +57,7 @@ pub fn use_fake_kernels() {
         LAYOUTS.iter().map(|layout| format!("flashmla_{operation}_{layout} {bytes}\n")).collect()
     };
     let table = [
-        ("plan", image(format!("flashmla_plan {}\n", size_of::<PlanParams>()))),
+        ("plan", image(PLAN_KERNELS.map(|name| format!("{name} {}\n", size_of::<PlanParams>())).concat())),
         ("dense_decode", image(DECODE_KERNELS.iter().map(decode).collect())),
         ("sparse_prefill", image(PREFILL_KERNELS.iter().map(prefill).collect())),
         ("sparse_decode", image(SPARSE_KERNELS.iter().map(sparse_decode).collect())),

@@ -212,14 +212,17 @@ fn check(launches: &[Launch], e: &Expected) {
     let group = h_q / h_kv;
     let rows = s_q * group;
     let max_tokens = (p.max_blocks_per_seq * p.page_block_size) as i32;
-    let invariant = (p.flags & FLASHMLA_FLAG_BATCH_INVARIANT != 0) as i32;
+    let invariant = p.flags & FLASHMLA_FLAG_BATCH_INVARIANT != 0;
     let splits = PLAN + round_up((e.partitions as u64 + 1) * 16);
-    let most_splits = if invariant != 0 { b } else { b.min(e.partitions - 1) };
+    let most_splits = if invariant { b } else { b.min(e.partitions - 1) };
     let requests = round_up(splits + (1 + most_splits as u64) * 16);
 
     let plan = &launches[0];
-    assert_eq!(plan.kernel(), "flashmla_plan");
-    geometry(plan, 1, 1024, 0, false, e.name);
+    assert_eq!(plan.kernel(), PLAN_KERNELS[invariant as usize]);
+    // A thread for each partition at least, and for two requests, or one.
+    let threads =
+        (b as u32).div_ceil(if invariant { 1 } else { 2 }).min(1024).max(e.partitions as u32).next_multiple_of(32);
+    geometry(plan, 1, threads, 0, false, e.name);
     assert_eq!(
         plan.parameter::<PlanParams>(0),
         PlanParams {
@@ -228,11 +231,13 @@ fn check(launches: &[Launch], e: &Expected) {
             borders: PLAN,
             requests,
             splits,
+            partitions_inverse: u64::MAX / e.partitions as u64,
             b,
+            run: (b as u32).div_ceil(threads) as i32,
             partitions: e.partitions,
+            partitions_each: e.partitions / b,
             max_tokens,
             tokens: 1,
-            batch_invariant: invariant,
             ..Default::default()
         },
         "{}",
@@ -283,7 +288,7 @@ fn check(launches: &[Launch], e: &Expected) {
             block_table: BLOCK_TABLE,
             block_table_strides: [p.max_blocks_per_seq, 1],
             borders: PLAN,
-            requests: if invariant != 0 { requests } else { 0 },
+            requests: if invariant { requests } else { 0 },
             splits,
             out: OUT,
             out_strides,

@@ -75,15 +75,18 @@ fn launches_of_sparse_decode() {
         let [plan, decode, combine] = launched(&fake, &context, Call::new(1, 2, 128))[..] else { panic!("not three") };
         // 132 multiprocessors, two row blocks.
         let (splits, requests) = (PLAN + 1280, PLAN + 1536);
-        assert_eq!((plan.kernel(), plan.grid, plan.block), ("flashmla_plan", [1, 1, 1], [1024, 1, 1]));
+        assert_eq!((plan.kernel(), plan.grid, plan.block), ("flashmla_plan", [1, 1, 1], [96, 1, 1]));
         assert_eq!(
             plan.parameter::<PlanParams>(0),
             PlanParams {
                 borders: PLAN,
                 requests,
                 splits,
+                partitions_inverse: u64::MAX / 66,
                 b: 2,
+                run: 1,
                 partitions: 66,
+                partitions_each: 33,
                 max_tokens: 2048,
                 tokens: 2,
                 ..Default::default()
@@ -130,7 +133,7 @@ fn launches_of_sparse_decode() {
         let p: PlanParams = plan.parameter(0);
         assert_eq!((p.lens, p.lens_strides, p.max_tokens), (TOPK_LENGTH, [1, 0], 2048));
         assert_eq!((p.extra_lens, p.extra_lens_strides, p.extra_max_tokens), (EXTRA_LENGTH, [2, 1], 100));
-        assert_eq!((p.b, p.tokens, p.batch_invariant, p.partitions), (6, 2, 1, 132));
+        assert_eq!((p.b, p.tokens, plan.kernel(), p.partitions), (6, 2, PLAN_KERNELS[1], 132));
         assert_eq!(decode.kernel(), SPARSE_KERNELS[1]);
         let d: SparseDecodeParams = decode.parameter(128);
         assert_eq!((d.extra_kv_cache, d.extra_page_stride), (EXTRA_CACHE, 1728));
