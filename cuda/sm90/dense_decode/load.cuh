@@ -115,8 +115,9 @@ class RingLoader {
                    once_);
         // The rotary part gets its buffer later than the latent part and is needed as soon: it should be in L2
         // then. (Of the latent part a prefetch costs more than it gives: L2 is asked by each block apart, where loads
-        // of blocks that run side by side are merged.)
-        if (kRope) tma_prefetch_5d(maps_.kv_rope, 0, next_.offset, 0, place_.kv_head, next_.page);
+        // of blocks that run side by side are merged.) Blocks of one request ask in turn, each for every other tile.
+        if (kRope && (p_.row_blocks == 1 || ((tile_ ^ place_.row_block) & 1) == 0))
+            tma_prefetch_5d(maps_.kv_rope, 0, next_.offset, 0, place_.kv_head, next_.page);
     }
 
     // Pages of fewer than 64 tokens: lanes look the boxes up, warps take column tiles in turn.
