@@ -460,6 +460,15 @@ fn a_case_that_the_library_refuses_does_not_end_the_run() {
     assert!(lines[1]["ms"].as_f64().is_some(), "{out}");
 }
 
+#[test]
+fn plan_cases() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/plan.jsonl");
+    let cases = case::lines(path).unwrap().into_iter().map(|line| Case::parse(&line.op, &line.value["case"]).unwrap());
+    let names: Vec<String> = cases.map(|case| case.name()).collect();
+    assert_eq!(names.len(), 6);
+    assert!(names.iter().any(|name| name == "b1024 s_q1 h_q128 s_k512"), "{names:?}");
+}
+
 const PREFILL_CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/sparse_prefill.jsonl");
 
 #[test]

@@ -22,6 +22,8 @@ pub struct Measured {
     pub copy_gbps: Option<f64>,
     pub read_gbps: Option<f64>,
     pub tflops: Option<f64>,
+    /// The host's time in the launch of a kernel that does nothing, measured as that of a call.
+    pub launch_us: Option<f64>,
     /// While the matrix units ran.
     pub sm_clock_mhz: Option<f64>,
 }
@@ -63,6 +65,10 @@ pub fn measure(timer: &Timer, stream: &Stream, fatbin: Option<&[u8]>) -> Result<
         stream.launch(&read, multiprocessors * READ_BLOCKS_PER_MULTIPROCESSOR, READ_THREADS, &args)
     })?;
     measured.read_gbps = Some(gbps(COPY_BYTES as f64, timing.ms));
+
+    let nothing = [from.ptr(), 0, sink.ptr()];
+    // SAFETY: as above.
+    measured.launch_us = Some(timer.host_us::<String>(|| unsafe { stream.launch(&read, 1, READ_THREADS, &nothing) })?);
 
     let wgmma = library.kernel("flashmla_bench_wgmma")?;
     let args = [WGMMA_ITERATIONS, sink.ptr()];

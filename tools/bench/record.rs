@@ -83,6 +83,7 @@ pub fn ceilings_line(m: &ceilings::Measured, setting: &Setting) -> String {
         ("read_gbps", optional(m.read_gbps, 1)),
         ("copy_gbps", optional(m.copy_gbps, 1)),
         ("tflops", optional(m.tflops, 1)),
+        ("launch_us", optional(m.launch_us, 2)),
         ("sm_clock_mhz", optional(m.sm_clock_mhz, 0)),
         ("rest", json!(setting.rest)),
         ("device", json!(setting.device)),

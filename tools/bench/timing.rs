@@ -14,9 +14,11 @@ const REST_FLUSHES: usize = 32;
 const WARM_UP_MS: f64 = 50.0;
 const MEASURE_MS: f64 = 200.0;
 const MAX_REPS: f64 = 1000.0;
-/// Host timings are taken in bursts that the driver's queue takes without blocking.
-const HOST_BURSTS: usize = 8;
+/// Host timings are taken in bursts that the driver's queue takes without blocking, as many as this time allows.
 const HOST_BURST_CALLS: usize = 8;
+const MIN_HOST_BURSTS: usize = 8;
+const MAX_HOST_BURSTS: usize = 200;
+const HOST_MS: f64 = 100.0;
 
 pub struct Timer<'a> {
     stream: &'a Stream,
@@ -69,19 +71,25 @@ impl<'a> Timer<'a> {
         Ok(Timing { ms, reps, sm_clock_mhz })
     }
 
-    /// The host's time in one call, in microseconds.
+    /// The host's time in one call, in microseconds: the median, over bursts of calls in a row, of their mean. A burst
+    /// begins when the GPU is idle, and its first call is not counted: it wakes what slept in the meantime, where an
+    /// engine's calls follow one another.
     pub fn host_us<E: From<String>>(
         &self,
         mut call: impl FnMut() -> std::result::Result<(), E>,
     ) -> std::result::Result<f64, E> {
+        let began = Instant::now();
         let mut samples = Vec::new();
-        for _ in 0..HOST_BURSTS {
+        while samples.len() < MIN_HOST_BURSTS
+            || samples.len() < MAX_HOST_BURSTS && began.elapsed().as_secs_f64() * 1e3 < HOST_MS
+        {
             self.stream.synchronize()?;
+            call()?;
+            let start = Instant::now();
             for _ in 0..HOST_BURST_CALLS {
-                let start = Instant::now();
                 call()?;
-                samples.push(start.elapsed().as_secs_f64() * 1e6);
             }
+            samples.push(start.elapsed().as_secs_f64() * 1e6 / HOST_BURST_CALLS as f64);
         }
         self.stream.synchronize()?;
         Ok(median(&samples).ok_or_else(|| "no repetitions".to_string())?)
