@@ -16,8 +16,6 @@ use crate::status::Result;
 use crate::workspace::{PlanLayout, SplitLayout};
 use std::ffi::CStr;
 
-/// Threads of a block, as the kernels are compiled.
-const DECODE_THREADS: u32 = 384;
 /// Fewer rows than this are combined by a block for each quarter of a row, else for each row.
 const COMBINE_FEW_ROWS: i64 = 48;
 /// Dynamic shared memory of the attention kernels: all that a block can have.
@@ -25,13 +23,56 @@ const SM90_SMEM_BYTES: u32 = 232448;
 /// Column tiles that one copy takes of a whole tile of the cache.
 const KV_BOX_TILES: u32 = 4;
 
-/// By `decode_index`.
-const DECODE: [&CStr; 4] = [
-    c"flashmla_sm90_dense_decode_bf16_576",
-    c"flashmla_sm90_dense_decode_bf16_512",
-    c"flashmla_sm90_dense_decode_fp16_576",
-    c"flashmla_sm90_dense_decode_fp16_512",
+/// A kernel for up to so many query rows in a piece, of so many threads a block; its names by `decode_index`.
+struct Decode {
+    rows: i64,
+    threads: u32,
+    names: [&'static CStr; 4],
+}
+
+/// By rows. The last one takes any number, 64 a thread block.
+const DECODE: [Decode; 3] = [
+    Decode {
+        rows: 16,
+        threads: FEW_THREADS,
+        names: [
+            c"flashmla_sm90_dense_decode_few_bf16_576_16",
+            c"flashmla_sm90_dense_decode_few_bf16_512_16",
+            c"flashmla_sm90_dense_decode_few_fp16_576_16",
+            c"flashmla_sm90_dense_decode_few_fp16_512_16",
+        ],
+    },
+    Decode {
+        rows: 32,
+        threads: FEW_THREADS,
+        names: [
+            c"flashmla_sm90_dense_decode_few_bf16_576_32",
+            c"flashmla_sm90_dense_decode_few_bf16_512_32",
+            c"flashmla_sm90_dense_decode_few_fp16_576_32",
+            c"flashmla_sm90_dense_decode_few_fp16_512_32",
+        ],
+    },
+    Decode {
+        rows: i64::MAX,
+        threads: DECODE_THREADS,
+        names: [
+            c"flashmla_sm90_dense_decode_bf16_576",
+            c"flashmla_sm90_dense_decode_bf16_512",
+            c"flashmla_sm90_dense_decode_fp16_576",
+            c"flashmla_sm90_dense_decode_fp16_512",
+        ],
+    },
 ];
+
+/// Threads of a block, as the kernels are compiled.
+const DECODE_THREADS: u32 = 384;
+const FEW_THREADS: u32 = 256;
+
+/// The kernel for a shape: in which row of `DECODE`. With few rows of a KV head (heads of its group, times query tokens) a
+/// product whose M they take is mostly padding; the kernels for these have the operands swapped.
+fn decode_rows(shape: &Shape) -> usize {
+    DECODE.iter().position(|decode| shape.rows() <= decode.rows).unwrap_or(DECODE.len() - 1)
+}
 
 fn decode_index(shape: &Shape) -> usize {
     let fp16 = match shape.dtype {
@@ -44,14 +85,16 @@ fn decode_index(shape: &Shape) -> usize {
 /// The kernels of this operation.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
-    decode: [Handle; DECODE.len()],
+    decode: [[Handle; 4]; DECODE.len()],
 }
 
 impl Kernels {
     pub(super) fn load(loader: &Loader) -> Result<Kernels> {
         let mut kernels = Kernels { decode: Default::default() };
-        for (kernel, name) in kernels.decode.iter_mut().zip(DECODE) {
-            *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
+        for (kernels, decode) in kernels.decode.iter_mut().zip(&DECODE) {
+            for (kernel, name) in kernels.iter_mut().zip(decode.names) {
+                *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
+            }
         }
         Ok(kernels)
     }
@@ -68,7 +111,7 @@ impl GpuDevice {
     pub fn dense_decode_kernel(&self, shape: &Shape) -> Result<Selection> {
         let grid = Grid::new(shape, self.multiprocessors());
         let name = match shape.layout {
-            Layout::Plain => DECODE[decode_index(shape)].to_str().unwrap_or_default(),
+            Layout::Plain => DECODE[decode_rows(shape)].names[decode_index(shape)].to_str().unwrap_or_default(),
             fp8 => super::sparse_decode::kernel_name(fp8),
         };
         let combining = match shape.layout {
@@ -119,17 +162,20 @@ impl GpuDevice {
             // No request has a token, so that nothing is copied; any map will do.
             true => (q, q),
             false => {
+                // The kernels for few rows copy a column tile at a time, and know one map.
+                let few = DECODE[decode_rows(shape)].threads == FEW_THREADS;
                 let latent = Tiled {
                     name: "kv_cache",
                     tensor: &problem.kv_cache,
                     dtype: shape.dtype,
                     axes: [1, 2, 0],
-                    columns: (0, D_V),
+                    columns: (0, if few { shape.d_qk } else { D_V }),
                 };
-                let box_tiles = if kv_box_tokens as i64 == TILE_TOKENS { KV_BOX_TILES } else { 1 };
+                let box_tiles = if kv_box_tokens as i64 == TILE_TOKENS && !few { KV_BOX_TILES } else { 1 };
                 let kv = TensorMap::encode(self.driver, latent, kv_box_tokens, box_tiles)?;
                 let kv_rope = match shape.d_qk - D_V {
                     0 => kv,
+                    _ if few => kv,
                     columns => {
                         let rope = Tiled { columns: (D_V, columns), ..latent };
                         TensorMap::encode(self.driver, rope, kv_box_tokens, 1)?
@@ -179,10 +225,10 @@ impl GpuDevice {
             slots: split.slots as i32,
         };
         let launch = Launch {
-            kernel: self.dense_decode.decode[decode_index(shape)],
+            kernel: self.dense_decode.decode[decode_rows(shape)][decode_index(shape)],
             // Fits: a test counts.
             grid: (thread_blocks(shape, grid) + combining_blocks(shape, grid, split)) as u32,
-            block: DECODE_THREADS,
+            block: DECODE[decode_rows(shape)].threads,
             cluster: 1,
             shared_bytes: SM90_SMEM_BYTES,
             overlaps: true,
@@ -247,6 +293,9 @@ mod tests {
     fn launches_fit_the_kernels() {
         let config = include_str!("../../cuda/sm90/dense_decode/config.cuh");
         assert_eq!(constant(config, "kThreads"), DECODE_THREADS as i64);
+        let few = include_str!("../../cuda/sm90/dense_decode_few/config.cuh");
+        assert_eq!(constant(few, "kBlockThreads"), FEW_THREADS as i64);
+        assert_eq!(constant(few, "kSharedLimit"), SM90_SMEM_BYTES as i64);
         assert_eq!(constant(config, "kRows"), BLOCK_ROWS);
         assert_eq!(constant(config, "kTokens"), TILE_TOKENS);
         assert_eq!(constant(config, "kColumnTile"), TILE_COLUMNS);

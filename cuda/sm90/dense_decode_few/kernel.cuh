@@ -1,0 +1,65 @@
+// Dense decode on SM90 for few query rows: the thread block's set-up and its roles. config.cuh says what it computes.
+#pragma once
+#include "sm90/dense_decode/combine_pieces.cuh"
+#include "common/grid_dependency.cuh"
+#include "sm90/dense_decode_few/attend.cuh"
+#include "sm90/dense_decode_few/load.cuh"
+
+namespace flashmla::sm90::dense_decode_few {
+
+template <class T, int kHeadDim, int kRowsHere>
+__device__ __forceinline__ void run_few(const Maps& maps, const DenseDecodeParams& p) {
+    using Layout = Layout<kHeadDim, kRowsHere>;
+    using Shared = typename Layout::Shared;
+    extern __shared__ __align__(1024) uint8_t dynamic[];
+    Shared& s = *reinterpret_cast<Shared*>(dynamic);
+    const int blocks = p.partitions * p.h_kv;
+    Rendezvous rendezvous(p.rendezvous, p.call);
+    if (blockIdx.x >= blocks) return combine_pieces<T, kBlockThreads>(p, rendezvous, blocks);
+    static_assert(offsetof(Shared, half_empty) - offsetof(Shared, half_full) == Layout::kFull * 8);
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    if (threadIdx.x % 32 == 0) {
+        // In a loop, since code is slow to come, and by one thread a warp, since the instruction takes one address.
+#pragma unroll 1
+        for (int i = warp; i < Layout::kFull + Layout::kEmpty; i += kBlockThreads / 32)
+            mbarrier_init(smem_address(s.half_full) + i * 8, i < Layout::kFull ? 1 : 4 * kArrivalsOfWarp);
+        fence_mbarrier_init();
+    }
+    if (threadIdx.x == 0) {
+        // The swizzle counts from here. There is no static shared memory that could push it.
+        if (smem_address(dynamic) % 1024 != 0) __trap();
+        prefetch_tensor_map(maps.q);
+        prefetch_tensor_map(maps.kv);
+        if (Layout::kRope) prefetch_tensor_map(maps.kv_rope);
+    }
+    __syncthreads();
+    grid_dependency_wait();
+
+    if (warp < 4) {
+        Attention<T, kHeadDim, kRowsHere>(p, maps.q, smem_base(&s)).run();
+    } else if (warp == 4) {
+        Loader<kHeadDim, kRowsHere>(p, maps, smem_base(&s)).run();
+    }
+    if (p.slots == 0) return;
+    if (threadIdx.x == kBlockThreads - 1) {
+        rendezvous.begin_later(&s.calls);
+        copy_async<4>(&s.splits, reinterpret_cast<const SplitPlan*>(p.splits));
+        copy_async_wait();
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        rendezvous.begin_now(&s.calls);
+        if (s.splits > 0) rendezvous.tell();
+    }
+}
+
+}  // namespace flashmla::sm90::dense_decode_few
+
+// One instantiation a file: each compiles in seconds, and in parallel.
+#define FLASHMLA_DENSE_DECODE_FEW(name, T, head_dim, rows)                                                       \
+    extern "C" __global__ void __launch_bounds__(flashmla::sm90::dense_decode_few::kBlockThreads, 1)             \
+        name(const __grid_constant__ flashmla::TensorMap q, const __grid_constant__ flashmla::TensorMap kv,      \
+             const __grid_constant__ flashmla::TensorMap kv_rope,                                                \
+             const __grid_constant__ flashmla::DenseDecodeParams params) {                                       \
+        flashmla::sm90::dense_decode_few::run_few<T, head_dim, rows>({&q, &kv, &kv_rope}, params);                           \
+    }
