@@ -162,20 +162,17 @@ impl GpuDevice {
             // No request has a token, so that nothing is copied; any map will do.
             true => (q, q),
             false => {
-                // The kernels for few rows copy a column tile at a time, and know one map.
-                let few = DECODE[decode_rows(shape)].threads == FEW_THREADS;
                 let latent = Tiled {
                     name: "kv_cache",
                     tensor: &problem.kv_cache,
                     dtype: shape.dtype,
                     axes: [1, 2, 0],
-                    columns: (0, if few { shape.d_qk } else { D_V }),
+                    columns: (0, D_V),
                 };
-                let box_tiles = if kv_box_tokens as i64 == TILE_TOKENS && !few { KV_BOX_TILES } else { 1 };
+                let box_tiles = if kv_box_tokens as i64 == TILE_TOKENS { KV_BOX_TILES } else { 1 };
                 let kv = TensorMap::encode(self.driver, latent, kv_box_tokens, box_tiles)?;
                 let kv_rope = match shape.d_qk - D_V {
                     0 => kv,
-                    _ if few => kv,
                     columns => {
                         let rope = Tiled { columns: (D_V, columns), ..latent };
                         TensorMap::encode(self.driver, rope, kv_box_tokens, 1)?

@@ -60,7 +60,7 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "16 heads, few requests",
             problem: DenseDecode::new(5, 1, 16),
-            kernel: "flashmla_sm90_dense_decode_bf16_576",
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_16",
             row_blocks: 1,
             partitions: 132,
             combine: Some((133, 131 + 5)),
@@ -70,6 +70,7 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "8 heads, one request",
             problem: DenseDecode::new(1, 1, 8),
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_16",
             row_blocks: 1,
             partitions: 132,
             // A quarter of a row each.
@@ -90,11 +91,52 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "12 heads on 3",
             problem: DenseDecode::new(128, 1, 12).with(|p| p.h_kv = 3),
-            kernel: "flashmla_sm90_dense_decode_bf16_576",
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_16",
             row_blocks: 1,
             partitions: 44,
             combine: Some((133, 86)),
             q_box_rows: 4,
+            ..base
+        },
+        // The borders of the rows that decide about the kernel.
+        Expected {
+            name: "8 heads, two tokens",
+            problem: DenseDecode::new(1, 2, 8),
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_16",
+            row_blocks: 1,
+            partitions: 132,
+            combine: Some((16 * 4 + 1, 131 + 1)),
+            q_box_rows: 8,
+            ..base
+        },
+        Expected {
+            name: "17 heads",
+            problem: DenseDecode::new(1, 1, 17).with(|p| p.dtype = FLASHMLA_DTYPE_FP16),
+            kernel: "flashmla_sm90_dense_decode_few_fp16_576_32",
+            row_blocks: 1,
+            partitions: 132,
+            combine: Some((17 * 4 + 1, 131 + 1)),
+            q_box_rows: 1,
+            ..base
+        },
+        Expected {
+            name: "32 heads",
+            problem: DenseDecode::new(1, 1, 32).with(|p| p.d_qk = 512),
+            kernel: "flashmla_sm90_dense_decode_few_bf16_512_32",
+            row_blocks: 1,
+            partitions: 132,
+            combine: Some((32 * 4 + 1, 131 + 1)),
+            q_box_rows: 32,
+            ..base
+        },
+        Expected {
+            name: "33 rows",
+            problem: DenseDecode::new(1, 3, 11),
+            row_blocks: 1,
+            partitions: 132,
+            // 33 rows in quarters are as many as the multiprocessors.
+            combine: Some((132 + 1, 131 + 1)),
+            q_box_rows: 1,
             ..base
         },
         Expected {
@@ -243,7 +285,8 @@ fn check(launches: &[Launch], e: &Expected) {
     assert_eq!(decode.kernel(), e.kernel, "{}", e.name);
     let (combining, slots) = e.combine.unwrap_or((0, 0));
     let grid = (e.row_blocks * h_kv * e.partitions) as u32 + combining;
-    geometry(decode, grid, 384, 232448, true, e.name);
+    let threads = if e.kernel.contains("_few_") { 256 } else { 384 };
+    geometry(decode, grid, threads, 232448, true, e.name);
     assert_eq!(decode.parameter_bytes(), PARAMS + size_of::<DenseDecodeParams>());
     let q = TensorMap {
         strides: [p.d_qk * 2, 128, p.d_qk * p.h_q * 2, p.d_qk * p.h_q * p.s_q * 2].map(|s| s as u64),
