@@ -52,18 +52,24 @@ class Pieces {
         if (!active(p)) return false;
         const int tokens = clamp_tokens(next_tokens_, p.max_tokens);
         const int tiles = tiles_of(tokens);
-        // Only a batch-invariant plan has something to say here; otherwise there is nothing to fetch.
-        RequestPlan plan = {};
-        if (p.requests != 0) plan = reinterpret_cast<const RequestPlan*>(p.requests)[request_];
         int stop = request_ == end_.request ? min(end_.tile, tiles) : tiles;
-        if (plan.piece_tiles > 0) stop = min(stop, (tile_ / plan.piece_tiles + 1) * plan.piece_tiles);
+        int slot = slot_of({}, p.b, p.partitions, request_, partition_, tile_);
+        // Only a batch-invariant plan has something to say here; otherwise there is nothing to fetch, and the code lies
+        // out of the way.
+        if (__builtin_expect(p.requests != 0, 0)) {
+            const RequestPlan plan = reinterpret_cast<const RequestPlan*>(p.requests)[request_];
+            if (plan.piece_tiles > 0) {
+                stop = min(stop, (tile_ / plan.piece_tiles + 1) * plan.piece_tiles);
+                slot = slot_of(plan, p.b, p.partitions, request_, partition_, tile_);
+            }
+        }
         stop = max(stop, min(tile_, tiles));
         piece.request = request_;
         piece.tokens = tokens;
         piece.tile_begin = min(tile_, tiles);
         piece.tile_end = stop;
         piece.whole = tile_ == 0 && stop == tiles;
-        piece.slot = piece.whole ? 0 : slot_of(plan, p.b, p.partitions, request_, partition_, tile_);
+        piece.slot = piece.whole ? 0 : slot;
         if (piece.slot < 0 || piece.slot >= p.slots) piece.slot = -1;
         if (stop >= tiles) {
             ++request_;

@@ -7,6 +7,16 @@
 
 namespace flashmla::sm90::dense_decode_few {
 
+// Brings into L2 what will be read of the block table, as far as that can be guessed without the plan: one trip to memory
+// less before the first copy of K.
+__device__ __forceinline__ void warm_block_table(const DenseDecodeParams& p) {
+    const int request = min(int(__fdividef(float(blockIdx.x) * p.b, float(p.partitions * p.h_kv))), p.b - 1);
+    const int64_t entry = threadIdx.x % 32 * 32;
+    if (entry * p.page_block_size >= p.max_tokens) return;
+    prefetch_l2_line(reinterpret_cast<const int*>(p.block_table) + request * p.block_table_strides[0] +
+                     entry * p.block_table_strides[1]);
+}
+
 template <class T, int kHeadDim, int kRowsHere>
 __device__ __forceinline__ void run_few(const Maps& maps, const DenseDecodeParams& p) {
     using Layout = Layout<kHeadDim, kRowsHere>;
@@ -32,6 +42,7 @@ __device__ __forceinline__ void run_few(const Maps& maps, const DenseDecodeParam
         prefetch_tensor_map(maps.kv);
         if (Layout::kRope) prefetch_tensor_map(maps.kv_rope);
     }
+    if (warp == 5) warm_block_table(p);
     __syncthreads();
     grid_dependency_wait();
 

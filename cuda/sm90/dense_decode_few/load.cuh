@@ -22,8 +22,11 @@ class Loader {
             Piece piece;
             more = pieces.next(p_, piece);
             if (!more) piece.request = -1;
+            // On the way while the others are told.
+            PagedRow first = {};
+            if (more) first = locate(p_, piece, uint32_t(piece.tile_begin) * kTokens + lane_ * p_.kv_box_tokens);
             tell(piece);
-            if (more) load(piece);
+            if (more) load(piece, first);
         } while (more);
     }
 
@@ -49,10 +52,10 @@ class Loader {
 
     // Box after box of tokens that lie together in the cache: 64, or fewer where pages are smaller. Each lane looks up one box
     // of a window of 32, a window ahead.
-    __device__ __forceinline__ void load(const Piece& piece) {
+    __device__ __forceinline__ void load(const Piece& piece, PagedRow following) {
         const int size = p_.kv_box_tokens, step = min(kTokens >> (31 - __clz(size)), 32);
         const uint32_t begin = uint32_t(piece.tile_begin) * kTokens, end = uint32_t(piece.tile_end) * kTokens;
-        PagedRow mine, following = locate(p_, piece, begin + lane_ * size);
+        PagedRow mine;
         int in_window = 0;
 #pragma unroll 1
         for (uint32_t token = begin; token < end; token += step * size) {
