@@ -31,7 +31,7 @@ struct Decode {
 }
 
 /// By rows. The last one takes any number, 64 a thread block.
-const DECODE: [Decode; 3] = [
+const DECODE: [Decode; 4] = [
     Decode {
         rows: 16,
         threads: FEW_THREADS,
@@ -53,6 +53,16 @@ const DECODE: [Decode; 3] = [
         ],
     },
     Decode {
+        rows: 64,
+        threads: FEW_THREADS_64,
+        names: [
+            c"flashmla_sm90_dense_decode_few_bf16_576_64",
+            c"flashmla_sm90_dense_decode_few_bf16_512_64",
+            c"flashmla_sm90_dense_decode_few_fp16_576_64",
+            c"flashmla_sm90_dense_decode_few_fp16_512_64",
+        ],
+    },
+    Decode {
         rows: i64::MAX,
         threads: DECODE_THREADS,
         names: [
@@ -67,6 +77,9 @@ const DECODE: [Decode; 3] = [
 /// Threads of a block, as the kernels are compiled.
 const DECODE_THREADS: u32 = 384;
 const FEW_THREADS: u32 = 256;
+const FEW_THREADS_64: u32 = 384;
+/// Rows of a warpgroup that computes, at most, in the kernels for few rows.
+const FEW_ROWS: i64 = 32;
 
 /// The kernel for a shape: in which row of `DECODE`. With few rows of a KV head (heads of its group, times query tokens) a
 /// product whose M they take is mostly padding; the kernels for these have the operands swapped.
@@ -154,7 +167,9 @@ impl GpuDevice {
     fn attend(&self, problem: &DenseDecode, grid: &Grid, split: &SplitLayout, plan: u64, stream: Handle) -> Result<()> {
         let shape = &problem.shape;
         let layout = PlanLayout::new(shape, grid.partitions);
-        let q_box_rows = gcd(shape.group(), BLOCK_ROWS) as u32;
+        // A copy of Q takes rows of one token, and of one warpgroup.
+        let few = DECODE[decode_rows(shape)].rows != i64::MAX;
+        let q_box_rows = gcd(shape.group(), if few { FEW_ROWS } else { BLOCK_ROWS }) as u32;
         let kv_box_tokens = gcd(shape.page_block_size, TILE_TOKENS) as u32;
         let q = Tiled { name: "q", tensor: &problem.q, dtype: shape.dtype, axes: [2, 1, 0], columns: (0, shape.d_qk) };
         let q = TensorMap::encode(self.driver, q, q_box_rows, 1)?;
@@ -291,7 +306,8 @@ mod tests {
         let config = include_str!("../../cuda/sm90/dense_decode/config.cuh");
         assert_eq!(constant(config, "kThreads"), DECODE_THREADS as i64);
         let few = include_str!("../../cuda/sm90/dense_decode_few/config.cuh");
-        assert_eq!(constant(few, "kBlockThreads"), FEW_THREADS as i64);
+        let group_threads = constant(few, "kGroupThreads");
+        assert_eq!([2 * group_threads, 3 * group_threads], [FEW_THREADS as i64, FEW_THREADS_64 as i64]);
         assert_eq!(constant(few, "kSharedLimit"), SM90_SMEM_BYTES as i64);
         assert_eq!(constant(config, "kRows"), BLOCK_ROWS);
         assert_eq!(constant(config, "kTokens"), TILE_TOKENS);

@@ -6,9 +6,10 @@
 // only where P relative to it becomes large, so that warps rarely have to agree. Whether one has to raise it is told by
 // the barrier that P passes anyway. Sums are those of each thread's own tokens until the piece ends.
 #pragma once
-#include "common/mbarrier.cuh"
-#include "common/shared.cuh"
 #include "common/matrix.cuh"
+#include "common/mbarrier.cuh"
+#include "common/named_barrier.cuh"
+#include "common/shared.cuh"
 #include "common/wgmma_narrow.cuh"
 #include "sm90/dense_decode/copies.cuh"
 #include "sm90/dense_decode_few/config.cuh"
@@ -21,21 +22,20 @@ constexpr float kSumLimit = 32.f;
 constexpr float kNoReference = -1e30f;
 
 // A barrier of the warpgroup, which also says whether any thread's answer is yes.
-__device__ __forceinline__ bool group_any(bool yes) {
+__device__ __forceinline__ bool group_any(int group, bool yes) {
     uint32_t any;
     asm volatile(
         "{\n"
         ".reg .pred p, q;\n"
         "setp.ne.u32 p, %1, 0;\n"
-        "barrier.cta.red.or.pred q, 1, 128, p;\n"
+        "barrier.cta.red.or.pred q, %2, 128, p;\n"
         "selp.u32 %0, 1, 0, q;\n"
         "}\n"
         : "=r"(any)
-        : "r"(uint32_t(yes))
+        : "r"(uint32_t(yes)), "r"(group + 1)
         : "memory");
     return any;
 }
-__device__ __forceinline__ void group_sync() { asm volatile("barrier.cta.sync 1, 128;" ::: "memory"); }
 
 // Copies bytes from shared memory, as part of this thread's open group of copies.
 __device__ __forceinline__ void bulk_store(void* to, uint32_t from, uint32_t bytes) {
@@ -50,14 +50,18 @@ __device__ __forceinline__ void stmatrix_transposed(uint32_t address, const uint
                  : "memory");
 }
 
-template <class T, int kHeadDim, int kRowsHere>
+template <class T, int kHeadDim, int kRowsHere, int kGroups>
 class Attention {
   public:
     __device__ __forceinline__ Attention(const DenseDecodeParams& p, const TensorMap* q_map, uint32_t shared)
-        : p_(p), q_map_(q_map), shared_(shared), lane_(threadIdx.x % 32), warp_(__shfl_sync(~0u, threadIdx.x / 32, 0)),
-          place_(p) {
+        : p_(p), q_map_(q_map), shared_(shared), lane_(threadIdx.x % 32),
+          warp_(__shfl_sync(~0u, threadIdx.x / 32 % 4, 0)),
+          group_(kGroups == 1 ? 0 : __shfl_sync(~0u, threadIdx.x / kGroupThreads, 0)),
+          q_(FLASHMLA_SHARED(shared, q) + group_ * Layout::kQAligned),
+          p_buffers_(FLASHMLA_SHARED(shared, p) + group_ * (2 * Layout::kPBytes)),
+          of_warp_(FLASHMLA_SHARED(shared, of_warp) + group_ * (5 * kRowsHere * 4)), place_(p) {
         const uint32_t matrix = lane_ / 8;
-        p_at_ = FLASHMLA_SHARED(shared_, p) + swizzle_128b((matrix / 2) * 8 + lane_ % 8, warp_ * 2 + matrix % 2);
+        p_at_ = p_buffers_ + swizzle_128b((matrix / 2) * 8 + lane_ % 8, warp_ * 2 + matrix % 2);
     }
 
     __device__ __forceinline__ void run() {
@@ -77,13 +81,13 @@ class Attention {
     }
 
   private:
-    using Layout = Layout<kHeadDim, kRowsHere>;
+    using Layout = Layout<kHeadDim, kRowsHere, kGroups>;
     using Shared = typename Layout::Shared;
     static constexpr int kFragment = kRowsHere / 2;  // registers of 64 x rows
     static constexpr int kMine = kRowsHere / 4;      // rows of a thread
 
     // The row that the i-th of a thread is.
-    __device__ __forceinline__ int row(int i) const { return lane_ % 4 * 2 + below_first(i); }
+    __device__ __forceinline__ int row(int i) const { return group_ * kRowsHere + lane_ % 4 * 2 + below_first(i); }
     static __device__ __forceinline__ constexpr int below_first(int i) { return i / 2 * 8 + i % 2; }
 
     // The next piece, as the loading warp tells it.
@@ -104,16 +108,16 @@ class Attention {
     // By the first warp, when nobody reads the Q before.
     __device__ __forceinline__ void load_q(const Piece& piece) {
         if (warp_ != 0 || piece.request < 0 || piece.tile_begin == piece.tile_end) return;
-        const uint32_t full = FLASHMLA_SHARED(shared_, q_full);
+        const uint32_t full = FLASHMLA_SHARED(shared_, q_full) + group_ * 8;
         if (lane_ == 0) mbarrier_arrive_expect_tx(full, Layout::kQTiles * Layout::kQBytes);
         __syncwarp();
         // A box has rows of one token; what lies past the last one arrives as zeros.
         if (lane_ < Layout::kQTiles) {
 #pragma unroll 1
             for (int first = 0; first < kRowsHere; first += p_.q_box_rows) {
-                const int token = divide(first, p_.group_magic, p_.group_shift);
-                const int head = place_.kv_head * p_.group + first - token * p_.group;
-                tma_load_5d(FLASHMLA_SHARED(shared_, q) + lane_ * Layout::kQBytes + first * 128, q_map_, full, 0, head,
+                const int row = group_ * kRowsHere + first, token = divide(row, p_.group_magic, p_.group_shift);
+                const int head = place_.kv_head * p_.group + row - token * p_.group;
+                tma_load_5d(q_ + lane_ * Layout::kQBytes + first * 128, q_map_, full, 0, head,
                             lane_, token, piece.request);
             }
         }
@@ -141,7 +145,7 @@ class Attention {
 #pragma unroll
             for (int i = 0; i < kFragment; ++i) asm volatile("" : "=f"(acc_[s][i]));
         }
-        mbarrier_wait(FLASHMLA_SHARED(shared_, q_full), q_phase_);
+        mbarrier_wait(FLASHMLA_SHARED(shared_, q_full) + group_ * 8, q_phase_);
         q_phase_ ^= 1;
     }
 
@@ -174,7 +178,7 @@ class Attention {
 
     // S^T of a tile.
     __device__ __forceinline__ void products_of_scores(const uint32_t (&halves)[2], const Turn<Layout::kHalves>& second) {
-        uint64_t q = wgmma_descriptor(FLASHMLA_SHARED(shared_, q), 1024, 0);
+        uint64_t q = wgmma_descriptor(q_, 1024, 0);
         if constexpr (Layout::kRope) {
             wait_together(FLASHMLA_SHARED(shared_, rope_full) + rope_.place * 8, rope_.phase);
             const uint64_t k = wgmma_descriptor(FLASHMLA_SHARED(shared_, rope) + rope_.place * kTileBytes, 1024, 0);
@@ -221,14 +225,18 @@ class Attention {
     }
 
     // Rows of V past the length may hold anything, NaN too, and P = 0 does not silence that. Products of other warps may still
-    // read these rows as K: what comes of that is masked.
+    // read these rows as K: what comes of them is masked. Of two warpgroups each clears a half.
     __device__ __forceinline__ void clear_padding(const uint32_t (&halves)[2], int valid) {
         const int bytes = (kTokens - valid) * 128;
 #pragma unroll 1
-        for (int c = 0; c < kColumnTiles; ++c) {
+        for (int c = group_ * kHalfTiles; c < (kGroups == 1 ? kColumnTiles : (group_ + 1) * kHalfTiles); ++c) {
             const uint32_t at = (c < kHalfTiles ? halves[0] : halves[1]) + c % kHalfTiles * kTileBytes + valid * 128;
 #pragma unroll 1
-            for (int i = threadIdx.x * 16; i < bytes; i += kGroupThreads * 16) clear_shared_16(at + i);
+            for (int i = threadIdx.x % kGroupThreads * 16; i < bytes; i += kGroupThreads * 16) clear_shared_16(at + i);
+        }
+        if constexpr (kGroups > 1) {
+            fence_proxy_async();
+            named_barrier_sync(kGroups + 1, kGroups * kGroupThreads);
         }
     }
 
@@ -258,7 +266,7 @@ class Attention {
                 stmatrix_transposed(p_at_ + p_number_ * Layout::kPBytes + i / 4 * (16 * 128), four);
             }
             fence_proxy_async();
-            raise = group_any(large);
+            raise = group_any(group_, large);
             if (!raise) break;
         }
 #pragma unroll
@@ -272,7 +280,7 @@ class Attention {
     // The maxima of the tile become references, where they are larger.
     __device__ __forceinline__ void raise_references(bool first) {
         float rescale[kMine];
-        const uint32_t mine = FLASHMLA_SHARED(shared_, of_warp) + lane_ % 4 * 8;
+        const uint32_t mine = of_warp_ + lane_ % 4 * 8;
 #pragma unroll
         for (int i = 0; i < kMine; ++i) {
             float top = fmaxf(score_[i / 2 * 4 + i % 2], score_[i / 2 * 4 + 2 + i % 2]);
@@ -307,7 +315,7 @@ class Attention {
 
     __device__ __forceinline__ void products_of_output(const uint32_t (&halves)[2], bool first) {
         uint64_t v[2] = {wgmma_descriptor(halves[0], 1024, 0), wgmma_descriptor(halves[1], 1024, 0)};
-        uint64_t p = wgmma_descriptor(FLASHMLA_SHARED(shared_, p) + p_number_ * Layout::kPBytes, 1024, 0);
+        uint64_t p = wgmma_descriptor(p_buffers_ + p_number_ * Layout::kPBytes, 1024, 0);
 #pragma unroll
         for (int s = 0; s < kSlices; ++s) pin(acc_[s]);
         wgmma_fence();
@@ -329,7 +337,7 @@ class Attention {
 
     __device__ __forceinline__ void finish(const Piece& piece) {
         // All warps are behind what they read there before: softmax's barrier, or that of the piece before, stands between.
-        const uint32_t mine = FLASHMLA_SHARED(shared_, of_warp) + lane_ % 4 * 8;
+        const uint32_t mine = of_warp_ + lane_ % 4 * 8;
 #pragma unroll
         for (int i = 0; i < kMine; ++i) {
 #pragma unroll
@@ -359,13 +367,14 @@ class Attention {
         } else if (piece.slot >= 0) {
             store_split(piece, factor);
         }
-        if (threadIdx.x < kRowsHere) store_lse(piece, threadIdx.x);
+        if (threadIdx.x % kGroupThreads < kRowsHere) store_lse(piece, threadIdx.x % kGroupThreads);
         // What is read above is written again soon.
         group_sync();
     }
 
-    __device__ __forceinline__ void store_lse(const Piece& piece, int row) {
-        const uint32_t at = FLASHMLA_SHARED(shared_, of_warp) + row * 4;
+    __device__ __forceinline__ void store_lse(const Piece& piece, int mine) {
+        const uint32_t at = of_warp_ + mine * 4;
+        const int row = group_ * kRowsHere + mine;
         float sum = 0.f;
 #pragma unroll
         for (int w = 0; w < 4; ++w) sum += __uint_as_float(load_shared(at + w * kRowsHere * 4));
@@ -389,7 +398,7 @@ class Attention {
     // Transposed into Q's place, whose last reader has come to a barrier; from there a row is one copy.
     __device__ __forceinline__ void store_output(const Piece& piece, const float (&factor)[kMine]) {
         const uint32_t matrix = lane_ / 8;
-        const uint32_t at = FLASHMLA_SHARED(shared_, q) + ((matrix / 2) * 8 + lane_ % 8) * kOutputPitch + warp_ * 32 +
+        const uint32_t at = q_ + ((matrix / 2) * 8 + lane_ % 8) * kOutputPitch + warp_ * 32 +
                             matrix % 2 * 16;
 #pragma unroll
         for (int s = 0; s < kSlices; ++s) {
@@ -407,13 +416,13 @@ class Attention {
         fence_proxy_async();
         group_sync();
         if (warp_ != 0) return;
-        const int row = lane_;
-        if (row < min(kRowsHere, p_.rows)) {
+        const int row = group_ * kRowsHere + lane_;
+        if (lane_ < kRowsHere && row < p_.rows) {
             const int token = divide(row, p_.group_magic, p_.group_shift);
             const int head = place_.kv_head * p_.group + row - token * p_.group;
             uint16_t* out = reinterpret_cast<uint16_t*>(p_.out) + piece.request * p_.out_strides[0] +
                             token * p_.out_strides[1] + head * p_.out_strides[2];
-            bulk_store(out, FLASHMLA_SHARED(shared_, q) + row * kOutputPitch, kLatent * 2);
+            bulk_store(out, q_ + lane_ * kOutputPitch, kLatent * 2);
         }
         tma_store_commit();
         // Q comes there next.
@@ -437,12 +446,15 @@ class Attention {
         }
     }
 
+    __device__ __forceinline__ void group_sync() const { named_barrier_sync(group_ + 1, kGroupThreads); }
+
     static constexpr int kSlices = kColumnTiles;  // of 64 columns of O
 
     const DenseDecodeParams& p_;
     const TensorMap* q_map_;
     const uint32_t shared_;
-    const int lane_, warp_;
+    const int lane_, warp_, group_;
+    const uint32_t q_, p_buffers_, of_warp_;  // of the warpgroup
     const Place place_;
     uint32_t p_at_;  // where this lane stores a row of P^T
     int p_number_ = 0;

@@ -24,8 +24,7 @@ namespace flashmla::sm90::dense_decode_few {
 
 using namespace dense_decode;
 
-constexpr int kGroupThreads = 128;  // of the warpgroup that computes
-constexpr int kBlockThreads = 256;
+constexpr int kGroupThreads = 128;  // of a warpgroup
 constexpr int kHalfTiles = kColumnTiles / 2;  // column tiles of half a tile
 constexpr int kHalfBytes = kHalfTiles * kTileBytes;
 constexpr int kPieces = 4;  // told ahead
@@ -33,9 +32,12 @@ constexpr int kSharedLimit = 232448;
 // Rows of the output in shared memory: 1024 bytes, and 16 between them for the banks.
 constexpr int kOutputPitch = kLatent * 2 + 16;
 
-template <int kHeadDim, int kRowsHere>
+// `kRowsHere` rows for each of `kGroups` warpgroups that compute.
+template <int kHeadDim, int kRowsHere, int kGroups>
 struct Layout {
-    static_assert(kRowsHere % 8 == 0);
+    static_assert(kRowsHere % 16 == 0);
+    static constexpr int kThreads = (kGroups + 1) * kGroupThreads;
+    static constexpr int kWarps = kGroups * 4;  // that compute
     static constexpr bool kRope = kHeadDim > kLatent;
     static constexpr int kQBytes = kRowsHere * 128;  // of a column tile
     static constexpr int kQTiles = kHeadDim / kColumnTile;
@@ -43,7 +45,7 @@ struct Layout {
     static constexpr int kQAligned = (kQRoom + 1023) / 1024 * 1024;
     static constexpr int kPBytes = kRowsHere * 128;
     // What the rings have, the rest being small.
-    static constexpr int kRoom = kSharedLimit - kQAligned - 2 * kPBytes - 1536;
+    static constexpr int kRoom = kSharedLimit - kGroups * (kQAligned + 2 * kPBytes + 5 * kRowsHere * 4) - 1024;
     static constexpr int kHalves = (kRoom - kRope * kTileBytes) / kHalfBytes;
     static constexpr int kRopes = kRope ? (kRoom - kHalves * kHalfBytes) / kTileBytes : 1;
 
@@ -51,19 +53,19 @@ struct Layout {
         alignas(1024) uint8_t half[kHalves][kHalfBytes];
         alignas(1024) uint8_t rope[kRope ? kRopes : 0][kTileBytes];
         // Q; at the end of a piece the output.
-        alignas(1024) uint8_t q[kQAligned];
+        alignas(1024) uint8_t q[kGroups][kQAligned];
         // By the parity of a tile's number.
-        alignas(1024) uint8_t p[2][kPBytes];
+        alignas(1024) uint8_t p[kGroups][2][kPBytes];
         // What the warps have to tell each other of each row; the last is its reference.
-        float of_warp[4 + 1][kRowsHere];
+        float of_warp[kGroups][4 + 1][kRowsHere];
         Piece piece[kPieces];
         // Barriers at which one thread arrives, and those at which each warp that computes does.
-        uint64_t half_full[kHalves], rope_full[kRopes], piece_full[kPieces], q_full;
+        uint64_t half_full[kHalves], rope_full[kRopes], piece_full[kPieces], q_full[kGroups];
         uint64_t half_empty[kHalves], rope_empty[kRopes], piece_empty[kPieces];
         uint64_t calls;  // the rendezvous's counter
         int splits;      // requests that the plan splits
     };
-    static constexpr int kFull = kHalves + kRopes + kPieces + 1, kEmpty = kHalves + kRopes + kPieces;
+    static constexpr int kFull = kHalves + kRopes + kPieces + kGroups, kEmpty = kHalves + kRopes + kPieces;
     static_assert(kHalves >= 4 && kRopes >= 1);
     static_assert(sizeof(Shared) <= kSharedLimit, "more than a thread block can have");
 };

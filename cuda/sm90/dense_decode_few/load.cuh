@@ -7,7 +7,7 @@
 
 namespace flashmla::sm90::dense_decode_few {
 
-template <int kHeadDim, int kRowsHere>
+template <class Layout>
 class Loader {
   public:
     __device__ __forceinline__ Loader(const DenseDecodeParams& p, const Maps& maps, uint32_t shared)
@@ -31,7 +31,6 @@ class Loader {
     }
 
   private:
-    using Layout = Layout<kHeadDim, kRowsHere>;
     using Shared = typename Layout::Shared;
 
     __device__ __forceinline__ void tell(const Piece& piece) {
