@@ -29,7 +29,7 @@ pub fn outcome(status: i32) -> Outcome {
 }
 
 /// Names of all kernels that a context of a GPU needs.
-pub const DECODE_KERNELS: [&str; 12] = [
+pub const DECODE_KERNELS: [&str; 16] = [
     "flashmla_sm90_dense_decode_bf16_576",
     "flashmla_sm90_dense_decode_bf16_512",
     "flashmla_sm90_dense_decode_fp16_576",
@@ -42,6 +42,10 @@ pub const DECODE_KERNELS: [&str; 12] = [
     "flashmla_sm90_dense_decode_few_bf16_512_32",
     "flashmla_sm90_dense_decode_few_fp16_576_32",
     "flashmla_sm90_dense_decode_few_fp16_512_32",
+    "flashmla_sm90_dense_decode_few_bf16_576_64",
+    "flashmla_sm90_dense_decode_few_bf16_512_64",
+    "flashmla_sm90_dense_decode_few_fp16_576_64",
+    "flashmla_sm90_dense_decode_few_fp16_512_64",
 ];
 pub const PREFILL_KERNELS: [&str; 2] =
     ["flashmla_sm90_sparse_prefill_rows_576", "flashmla_sm90_sparse_prefill_rows_512"];

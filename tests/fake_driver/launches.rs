@@ -81,6 +81,7 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "48 heads, one request",
             problem: DenseDecode::new(1, 1, 48),
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_64",
             row_blocks: 1,
             partitions: 132,
             // A row each.
@@ -132,10 +133,20 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "33 rows",
             problem: DenseDecode::new(1, 3, 11),
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_64",
             row_blocks: 1,
             partitions: 132,
             // 33 rows in quarters are as many as the multiprocessors.
             combine: Some((132 + 1, 131 + 1)),
+            q_box_rows: 1,
+            ..base
+        },
+        Expected {
+            name: "65 heads",
+            problem: DenseDecode::new(1, 1, 65),
+            row_blocks: 2,
+            partitions: 66,
+            combine: Some((65 + 1, 65 + 1)),
             q_box_rows: 1,
             ..base
         },
@@ -182,10 +193,12 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "FP16, no RoPE, one row block",
             problem: DenseDecode::new(128, 1, 64).with(|p| (p.dtype, p.d_qk) = (FLASHMLA_DTYPE_FP16, 512)),
-            kernel: "flashmla_sm90_dense_decode_fp16_512",
+            kernel: "flashmla_sm90_dense_decode_few_fp16_512_64",
             row_blocks: 1,
             partitions: 132,
             combine: Some((133, 131 + 128)),
+            // A warpgroup's rows.
+            q_box_rows: 32,
             ..base
         },
         Expected { name: "page of 1", kv_box_tokens: 1, ..paged(&base, 1, 1000) },
@@ -285,7 +298,7 @@ fn check(launches: &[Launch], e: &Expected) {
     assert_eq!(decode.kernel(), e.kernel, "{}", e.name);
     let (combining, slots) = e.combine.unwrap_or((0, 0));
     let grid = (e.row_blocks * h_kv * e.partitions) as u32 + combining;
-    let threads = if e.kernel.contains("_few_") { 256 } else { 384 };
+    let threads = if e.kernel.ends_with("_16") || e.kernel.ends_with("_32") { 256 } else { 384 };
     geometry(decode, grid, threads, 232448, true, e.name);
     assert_eq!(decode.parameter_bytes(), PARAMS + size_of::<DenseDecodeParams>());
     let q = TensorMap {
