@@ -22,29 +22,6 @@ __device__ __forceinline__ void warm_block_table(const DenseDecodeParams& p) {
                      entry * p.block_table_strides[1]);
 }
 
-// By all warps but the one that copies K, which has no time for it.
-template <class Layout>
-__device__ __forceinline__ void prepare(typename Layout::Shared& s, const Maps& maps, const DenseDecodeParams& p, int warp) {
-    using Shared = typename Layout::Shared;
-    static_assert(offsetof(Shared, half_empty) - offsetof(Shared, half_full) == Layout::kFull * 8);
-    if (warp > Layout::kWarps) {
-        if (warp == Layout::kWarps + 1) warm_block_table(p);
-        return;
-    }
-    if (threadIdx.x % 32 != 0) return;
-    // In a loop, since code is slow to come, and by one thread a warp, since the instruction takes one address.
-#pragma unroll 1
-    for (int i = warp; i < Layout::kFull + Layout::kEmpty; i += Layout::kWarps)
-        mbarrier_init(smem_address(s.half_full) + i * 8, i < Layout::kFull ? 1 : Layout::kWarps * kArrivalsOfWarp);
-    fence_mbarrier_init();
-    if (warp != 0) return;
-    // The swizzle counts from here. There is no static shared memory that could push it.
-    if (smem_address(&s) % 1024 != 0) __trap();
-    prefetch_tensor_map(maps.q);
-    prefetch_tensor_map(maps.kv);
-    if (Layout::kRope) prefetch_tensor_map(maps.kv_rope);
-}
-
 template <class T, int kHeadDim, int kRowsHere, int kGroups>
 __device__ __forceinline__ void run_few(const Maps& maps, const DenseDecodeParams& p) {
     using Layout = Layout<kHeadDim, kRowsHere, kGroups>;
@@ -54,22 +31,32 @@ __device__ __forceinline__ void run_few(const Maps& maps, const DenseDecodeParam
     const int blocks = p.partitions * p.h_kv;
     Rendezvous rendezvous(p.rendezvous, p.call);
     if (blockIdx.x >= blocks) return combine_pieces<T, Layout::kThreads>(p, rendezvous, blocks);
+    static_assert(offsetof(Shared, half_empty) - offsetof(Shared, half_full) == Layout::kFull * 8);
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
-    if (warp == Layout::kWarps) {
-        if constexpr (kGroups > 1) register_pool_release<kOtherRegisters>();
-        // The way to the first copy of K is long: it begins before all else.
-        grid_dependency_wait();
-        Loader<Layout>(p, maps, smem_base(&s)).run();
+    if (threadIdx.x % 32 == 0) {
+        // In a loop, since code is slow to come, and by one thread a warp, since the instruction takes one address.
+#pragma unroll 1
+        for (int i = warp; i < Layout::kFull + Layout::kEmpty; i += Layout::kThreads / 32)
+            mbarrier_init(smem_address(s.half_full) + i * 8, i < Layout::kFull ? 1 : Layout::kWarps * kArrivalsOfWarp);
+        fence_mbarrier_init();
+    }
+    if (threadIdx.x == 0) {
+        // The swizzle counts from here. There is no static shared memory that could push it.
+        if (smem_address(dynamic) % 1024 != 0) __trap();
+        prefetch_tensor_map(maps.q);
+        prefetch_tensor_map(maps.kv);
+        if (Layout::kRope) prefetch_tensor_map(maps.kv_rope);
+    }
+    if (warp == Layout::kWarps + 1) warm_block_table(p);
+    __syncthreads();
+    grid_dependency_wait();
+
+    if (warp < Layout::kWarps) {
+        if constexpr (kGroups > 1) register_pool_acquire<kRegisters>();
+        Attention<T, kHeadDim, kRowsHere, kGroups>(p, maps.q, smem_base(&s)).run();
     } else {
-        prepare<Layout>(s, maps, p, warp);
-        __syncthreads();
-        grid_dependency_wait();
-        if (warp < Layout::kWarps) {
-            if constexpr (kGroups > 1) register_pool_acquire<kRegisters>();
-            Attention<T, kHeadDim, kRowsHere, kGroups>(p, maps.q, smem_base(&s)).run();
-        } else if constexpr (kGroups > 1) {
-            register_pool_release<kOtherRegisters>();
-        }
+        if constexpr (kGroups > 1) register_pool_release<kOtherRegisters>();
+        if (warp == Layout::kWarps) Loader<Layout>(p, maps, smem_base(&s)).run();
     }
     if (p.slots == 0) return;
     if (threadIdx.x == Layout::kThreads - 1) {

@@ -13,11 +13,10 @@ class Loader {
     __device__ __forceinline__ Loader(const DenseDecodeParams& p, const Maps& maps, uint32_t shared)
         : p_(p), maps_(maps), shared_(shared), lane_(threadIdx.x % 32), place_(p) {}
 
-    // Comes to the barrier of the thread block's start when its first loads are on their way.
     __device__ __forceinline__ void run() {
         Pieces pieces(p_, place_.partition);
         once_ = pieces.reads_little(p_);
-        bool more, started = false;
+        bool more;
 #pragma unroll 1
         do {
             Piece piece;
@@ -26,8 +25,6 @@ class Loader {
             // On the way while the others are told.
             PagedRow first = {};
             if (more) first = locate(p_, piece, uint32_t(piece.tile_begin) * kTokens + lane_ * p_.kv_box_tokens);
-            if (!started) __syncthreads();
-            started = true;
             tell(piece);
             if (more) load(piece, first);
         } while (more);
