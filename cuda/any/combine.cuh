@@ -6,8 +6,7 @@
 //
 // The split requests of the plan are cut into items, which the thread blocks take in turn. What counts is
 // latency, so that all loads of an item are in flight at once:
-//   few pieces    an item is kWarps rows, a warp computes one of them; or a quarter of one, where rows are few and pieces
-//                 more than a warp can have in flight of a whole row
+//   few pieces    an item is kWarps rows, a warp computes one of them
 //   many pieces   an item is a row, or a quarter of one where rows are few, and the warps share the pieces too
 #pragma once
 #include "common/lengths.cuh"
@@ -19,10 +18,8 @@ namespace flashmla {
 
 constexpr int kCombineColumns = 512;
 constexpr int kCombineFewPieces = 12;
-// Of so many a warp has a whole row in flight.
-constexpr int kCombineWholeRow = 3;
 // With fewer rows than this the columns of a row are shared out, too.
-constexpr int kCombineFewRows = 65;
+constexpr int kCombineFewRows = 48;
 // With more there is enough to do for every warp.
 constexpr int kCombineManyRows = 4096;
 // A lane keeps the lse of so many pieces in registers: of 160 pieces a row, more than an H100 has multiprocessors.
@@ -93,28 +90,21 @@ class Combine {
         return pieces <= kCombineFewPieces || rows_ > kCombineManyRows;
     }
 
-    // Of few.
-    __device__ __forceinline__ bool quarters(int pieces) const {
-        return rows_ < kCombineFewRows && pieces > kCombineWholeRow;
-    }
-
     __device__ __forceinline__ int items(int pieces) const {
         if (pieces <= 0) return 0;
-        if (few(pieces)) return (rows_ * (quarters(pieces) ? 4 : 1) + kWarps - 1) / kWarps;
+        if (few(pieces)) return (rows_ + kWarps - 1) / kWarps;
         return rows_ < kCombineFewRows ? rows_ * 4 : rows_;
     }
 
     __device__ __forceinline__ void compute(const SplitPlan& split, int item) {
-        const bool alone = few(split.pieces), quarter = alone ? quarters(split.pieces) : rows_ < kCombineFewRows;
+        const bool alone = few(split.pieces), quarter = rows_ < kCombineFewRows;
         ready_(split);
-        const int mine = alone ? item * kWarps + warp_ : item, row = quarter ? mine / 4 : mine;
+        const int row = alone ? item * kWarps + warp_ : quarter ? item / 4 : item;
         if (row >= rows_) return;
-        if (alone && !quarter) {
+        if (alone) {
             whole_row(split, row);
         } else {
-            // The block's warps share a quarter, or all four.
-            const int parts = alone ? kWarps : quarter ? 1 : 4;
-            part_of_row(split, row, quarter ? mine % 4 : warp_ % 4, kWarps / parts, alone ? 0 : warp_ / parts);
+            shared_row(split, row, quarter ? item % 4 : 0, quarter ? 1 : 4);
         }
     }
 
@@ -166,7 +156,7 @@ class Combine {
 
     // A warp computes a row.
     __device__ __forceinline__ void whole_row(const SplitPlan& s, int row) {
-        constexpr int kAtOnce = kCombineWholeRow;
+        constexpr int kAtOnce = 3;
         float4 sum[4] = {};
         Total all;
 #pragma unroll 1
@@ -197,9 +187,11 @@ class Combine {
         if (lane_ == 0) store_lse(at, all);
     }
 
-    // 128 columns of a row, of pieces that warps share: this one is number `share` of `sharing`.
-    __device__ __forceinline__ void part_of_row(const SplitPlan& s, int row, int part, int sharing, int share) {
-        constexpr int kAtOnce = 8;
+    // The block computes one part of 128 columns of a row, or all four; the warps of a part share its pieces.
+    __device__ __forceinline__ void shared_row(const SplitPlan& s, int row, int part, int parts) {
+        constexpr int kAtOnce = 6;
+        const int sharing = kWarps / parts, share = warp_ / parts;
+        part += warp_ % parts;
         const int each = (s.pieces + sharing - 1) / sharing;
         const int begin = share * each, end = min(begin + each, s.pieces);
         float4 sum = {};
@@ -221,19 +213,16 @@ class Combine {
                 if (base + i < end) add(sum, exp2f(lse[i] - all.reference), x[i]);
             }
         }
-        if (sharing > 1) {
-            scratch_[warp_ * 32 + lane_] = sum;
-            __syncthreads();
-        }
+        scratch_[warp_ * 32 + lane_] = sum;
+        __syncthreads();
         if (share == 0) {
-            const int parts = kWarps / sharing;
 #pragma unroll 1
             for (int i = 1; i < sharing; ++i) add(sum, 1.f, scratch_[(i * parts + warp_) * 32 + lane_]);
             const At at(p_, s, row);
             store(at, part, sum, scale_of(at, all));
             if (part == 0 && lane_ == 0) store_lse(at, all);
         }
-        if (sharing > 1) __syncthreads();
+        __syncthreads();
     }
 
     struct At {

@@ -17,7 +17,7 @@ use crate::workspace::{PlanLayout, SplitLayout};
 use std::ffi::CStr;
 
 /// Fewer rows than this are combined by a block for each quarter of a row, else for each row.
-const COMBINE_FEW_ROWS: i64 = 65;
+const COMBINE_FEW_ROWS: i64 = 48;
 /// Dynamic shared memory of the attention kernels: all that a block can have.
 const SM90_SMEM_BYTES: u32 = 232448;
 /// Column tiles that one copy takes of a whole tile of the cache.

@@ -84,8 +84,8 @@ fn table() -> Vec<Expected> {
             kernel: "flashmla_sm90_dense_decode_few_bf16_576_64",
             row_blocks: 1,
             partitions: 132,
-            // 192 quarters of rows.
-            combine: Some((132 + 1, 131 + 1)),
+            // A row each.
+            combine: Some((48 + 1, 131 + 1)),
             q_box_rows: 16,
             ..base
         },
