@@ -59,7 +59,8 @@ class Attention {
           group_(kGroups == 1 ? 0 : __shfl_sync(~0u, threadIdx.x / kGroupThreads, 0)),
           q_(FLASHMLA_SHARED(shared, q) + group_ * Layout::kQAligned),
           p_buffers_(FLASHMLA_SHARED(shared, p) + group_ * (2 * Layout::kPBytes)),
-          of_warp_(FLASHMLA_SHARED(shared, of_warp) + group_ * (5 * kRowsHere * 4)), place_(p) {
+          of_warp_(FLASHMLA_SHARED(shared, of_warp) + group_ * (5 * kRowsHere * 4)), place_(p),
+          first_row_((place_.row_block * kGroups + group_) * kRowsHere) {
         const uint32_t matrix = lane_ / 8;
         p_at_ = p_buffers_ + swizzle_128b((matrix / 2) * 8 + lane_ % 8, warp_ * 2 + matrix % 2);
     }
@@ -87,7 +88,7 @@ class Attention {
     static constexpr int kMine = kRowsHere / 4;      // rows of a thread
 
     // The row that the i-th of a thread is.
-    __device__ __forceinline__ int row(int i) const { return group_ * kRowsHere + lane_ % 4 * 2 + below_first(i); }
+    __device__ __forceinline__ int row(int i) const { return first_row_ + lane_ % 4 * 2 + below_first(i); }
     static __device__ __forceinline__ constexpr int below_first(int i) { return i / 2 * 8 + i % 2; }
 
     // The next piece, as the loading warp tells it.
@@ -115,7 +116,7 @@ class Attention {
         if (lane_ < Layout::kQTiles) {
 #pragma unroll 1
             for (int first = 0; first < kRowsHere; first += p_.q_box_rows) {
-                const int row = group_ * kRowsHere + first, token = divide(row, p_.group_magic, p_.group_shift);
+                const int row = first_row_ + first, token = divide(row, p_.group_magic, p_.group_shift);
                 const int head = place_.kv_head * p_.group + row - token * p_.group;
                 tma_load_5d(q_ + lane_ * Layout::kQBytes + first * 128, q_map_, full, 0, head,
                             lane_, token, piece.request);
@@ -130,7 +131,7 @@ class Attention {
             reference_[i] = kNoReference;
             sum_[i] = 0.f;
         }
-        all_visible_ = visible_tokens(p_, piece.tokens, 0);
+        all_visible_ = visible_tokens(p_, piece.tokens, first_row_);
         if (piece.tile_begin == piece.tile_end) {
 #pragma unroll
             for (int s = 0; s < kSlices; ++s) {
@@ -374,7 +375,7 @@ class Attention {
 
     __device__ __forceinline__ void store_lse(const Piece& piece, int mine) {
         const uint32_t at = of_warp_ + mine * 4;
-        const int row = group_ * kRowsHere + mine;
+        const int row = first_row_ + mine;
         float sum = 0.f;
 #pragma unroll
         for (int w = 0; w < 4; ++w) sum += __uint_as_float(load_shared(at + w * kRowsHere * 4));
@@ -416,7 +417,7 @@ class Attention {
         fence_proxy_async();
         group_sync();
         if (warp_ != 0) return;
-        const int row = group_ * kRowsHere + lane_;
+        const int row = first_row_ + lane_;
         if (lane_ < kRowsHere && row < p_.rows) {
             const int token = divide(row, p_.group_magic, p_.group_shift);
             const int head = place_.kv_head * p_.group + row - token * p_.group;
@@ -456,6 +457,7 @@ class Attention {
     const int lane_, warp_, group_;
     const uint32_t q_, p_buffers_, of_warp_;  // of the warpgroup
     const Place place_;
+    const int first_row_;
     uint32_t p_at_;  // where this lane stores a row of P^T
     int p_number_ = 0;
     Turn<Layout::kHalves> half_;

@@ -15,7 +15,7 @@ constexpr int kOtherRegisters = 72;
 // Brings into L2 what will be read of the block table, as far as that can be guessed without the plan: one trip to memory
 // less before the first copy of K.
 __device__ __forceinline__ void warm_block_table(const DenseDecodeParams& p) {
-    const int request = min(int(__fdividef(float(blockIdx.x) * p.b, float(p.partitions * p.h_kv))), p.b - 1);
+    const int request = min(int(__fdividef(float(blockIdx.x) * p.b, float(p.partitions) * float(p.h_kv * p.row_blocks))), p.b - 1);
     const int64_t entry = threadIdx.x % 32 * 32;
     if (entry * p.page_block_size >= p.max_tokens) return;
     prefetch_l2_line(reinterpret_cast<const int*>(p.block_table) + request * p.block_table_strides[0] +
@@ -28,7 +28,7 @@ __device__ __forceinline__ void run_few(const Maps& maps, const DenseDecodeParam
     using Shared = typename Layout::Shared;
     extern __shared__ __align__(1024) uint8_t dynamic[];
     Shared& s = *reinterpret_cast<Shared*>(dynamic);
-    const int blocks = p.partitions * p.h_kv;
+    const int blocks = p.partitions * p.h_kv * p.row_blocks;
     Rendezvous rendezvous(p.rendezvous, p.call);
     if (blockIdx.x >= blocks) return combine_pieces<T, Layout::kThreads>(p, rendezvous, blocks);
     static_assert(offsetof(Shared, half_empty) - offsetof(Shared, half_full) == Layout::kFull * 8);
