@@ -6,14 +6,15 @@
 //   O^T  8 x 64 columns x rows  V^T is the same tile of K, read with M innermost; P^T passes through shared memory
 //
 // Such a tile is bound by memory: its 72 KiB take 5700 clk of an SM's share, its products 1100 and all of its
-// computation about 2000. So one warpgroup does everything in turn, with little code, since code that runs once a
-// piece costs more than its arithmetic (cuda/NOTES.md); the accumulator is 32 registers a thread for every eight
-// rows, no register moves between roles, and what is left of shared memory is the ring:
+// computation about 2000. So one warpgroup does everything in turn for 16 or 32 rows, and for 64 each of two warpgroups
+// does everything for half of them, on the same K. That is little code, which counts where code that runs once a piece costs
+// more than its arithmetic (cuda/NOTES.md). The accumulator is 32 registers a thread for every eight rows, and what Q
+// leaves of shared memory is a ring of K tiles:
 //
-//   warps 0-3  S, softmax, O, and the store; Q is loaded by their first warp
-//   warp 4     walks the plan's pieces, tells the others, and copies K, as far ahead as the ring allows, over the ends of
+//   warps 0-3  (with 64 rows 4-7, too) S, softmax, O, and the store; Q is loaded by the first warp of a warpgroup
+//   one more   walks the plan's pieces, tells the others, and copies K, as far ahead as the ring allows, over the ends of
 //              pieces too
-//   warps 5-7  wait; where the thread block combines pieces they take part
+//   the rest   waits; where the thread block combines pieces it takes part
 //
 // The ring consists of halves of tiles, 64 tokens x 256 columns; the rotary part has a ring of its own.
 #pragma once
