@@ -11,7 +11,7 @@ use super::GpuDevice;
 use crate::problem::dense_decode::{DenseDecode, Dtype, Shape, D_V};
 use crate::problem::layout::Layout;
 use crate::problem::tensor::Tensor;
-use crate::schedule::{Grid, Work, BLOCK_ROWS, TILE_TOKENS};
+use crate::schedule::{ceil_div, Grid, Work, BLOCK_ROWS, TILE_TOKENS};
 use crate::status::Result;
 use crate::workspace::{PlanLayout, SplitLayout};
 use std::ffi::CStr;
@@ -81,10 +81,22 @@ const FEW_THREADS_64: u32 = 384;
 /// Rows of a warpgroup that computes, at most, in the kernels for few rows.
 const FEW_ROWS: i64 = 32;
 
+/// So few tiles of a thread block are computed sooner by the kernel whose start and end take less time (cuda/NOTES.md).
+const FEW_TILES: i128 = 16;
+
 /// The kernel for a shape: in which row of `DECODE`. With few rows of a KV head (heads of its group, times query tokens) a
-/// product whose M they take is mostly padding; the kernels for these have the operands swapped.
-fn decode_rows(shape: &Shape) -> usize {
-    DECODE.iter().position(|decode| shape.rows() <= decode.rows).unwrap_or(DECODE.len() - 1)
+/// product whose M they take is mostly padding; the kernels for these have the operands swapped. The largest of them takes
+/// several row blocks as well, and does so where thread blocks have few tiles however long the requests are; but not in
+/// batch-invariant plans, since the bits of the two kernels differ.
+fn decode_rows(shape: &Shape, grid: &Grid) -> usize {
+    let last = DECODE.len() - 1;
+    let by_rows = DECODE.iter().position(|decode| shape.rows() <= decode.rows).unwrap_or(last);
+    let tiles = ceil_div(shape.max_tokens(), TILE_TOKENS) as i128 * shape.b as i128;
+    let blocks = tiles * grid.row_blocks as i128 * shape.h_kv as i128;
+    if by_rows == last && !shape.batch_invariant && blocks <= FEW_TILES * grid.multiprocessors as i128 {
+        return last - 1;
+    }
+    by_rows
 }
 
 fn decode_index(shape: &Shape) -> usize {
@@ -124,7 +136,7 @@ impl GpuDevice {
     pub fn dense_decode_kernel(&self, shape: &Shape) -> Result<Selection> {
         let grid = Grid::new(shape, self.multiprocessors());
         let name = match shape.layout {
-            Layout::Plain => DECODE[decode_rows(shape)].names[decode_index(shape)].to_str().unwrap_or_default(),
+            Layout::Plain => DECODE[decode_rows(shape, &grid)].names[decode_index(shape)].to_str().unwrap_or_default(),
             fp8 => super::sparse_decode::kernel_name(fp8),
         };
         let combining = match shape.layout {
@@ -168,7 +180,8 @@ impl GpuDevice {
         let shape = &problem.shape;
         let layout = PlanLayout::new(shape, grid.partitions);
         // A copy of Q takes rows of one token, and of one warpgroup.
-        let few = DECODE[decode_rows(shape)].rows != i64::MAX;
+        let kernel = decode_rows(shape, grid);
+        let few = DECODE[kernel].rows != i64::MAX;
         let q_box_rows = gcd(shape.group(), if few { FEW_ROWS } else { BLOCK_ROWS }) as u32;
         let kv_box_tokens = gcd(shape.page_block_size, TILE_TOKENS) as u32;
         let q = Tiled { name: "q", tensor: &problem.q, dtype: shape.dtype, axes: [2, 1, 0], columns: (0, shape.d_qk) };
@@ -237,10 +250,10 @@ impl GpuDevice {
             slots: split.slots as i32,
         };
         let launch = Launch {
-            kernel: self.dense_decode.decode[decode_rows(shape)][decode_index(shape)],
+            kernel: self.dense_decode.decode[kernel][decode_index(shape)],
             // Fits: a test counts.
             grid: (thread_blocks(shape, grid) + combining_blocks(shape, grid, split)) as u32,
-            block: DECODE[decode_rows(shape)].threads,
+            block: DECODE[kernel].threads,
             cluster: 1,
             shared_bytes: SM90_SMEM_BYTES,
             overlaps: true,

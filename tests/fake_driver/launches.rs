@@ -33,6 +33,9 @@ struct Expected {
     kv_box_tokens: u32,
 }
 
+/// The kernel of several row blocks whose thread blocks have few tiles.
+const FEW_TILES: &str = "flashmla_sm90_dense_decode_few_bf16_576_64";
+
 /// Worked out by hand for 132 multiprocessors.
 fn table() -> Vec<Expected> {
     let base = Expected {
@@ -144,6 +147,7 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "65 heads",
             problem: DenseDecode::new(1, 1, 65),
+            kernel: FEW_TILES,
             row_blocks: 2,
             partitions: 66,
             combine: Some((65 + 1, 65 + 1)),
@@ -153,7 +157,7 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "rows that fill no block",
             problem: DenseDecode::new(7, 3, 50),
-            kernel: "flashmla_sm90_dense_decode_bf16_576",
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_64",
             row_blocks: 3,
             partitions: 44,
             combine: Some((133, 43 + 7)),
@@ -202,14 +206,29 @@ fn table() -> Vec<Expected> {
             ..base
         },
         Expected { name: "page of 1", kv_box_tokens: 1, ..paged(&base, 1, 1000) },
-        Expected { name: "page of 2", kv_box_tokens: 2, ..paged(&base, 2, 100) },
+        Expected { name: "page of 2", kv_box_tokens: 2, kernel: FEW_TILES, q_box_rows: 32, ..paged(&base, 2, 100) },
         Expected { name: "page of 16", kv_box_tokens: 16, ..paged(&base, 16, 100) },
         Expected { name: "page of 48", kv_box_tokens: 16, ..paged(&base, 48, 100) },
         Expected { name: "page of 81", kv_box_tokens: 1, ..paged(&base, 81, 100) },
         Expected { name: "page of 192", ..paged(&base, 192, 100) },
+        // The most and the fewest tiles a thread block that decide about the kernel: 16 for each of 132.
+        Expected {
+            name: "16 tiles a block",
+            kernel: FEW_TILES,
+            q_box_rows: 32,
+            problem: DenseDecode::new(1, 1, 128).with(|p| p.max_blocks_per_seq = 1056),
+            combine: Some((128 + 1, 65 + 1)),
+            ..base
+        },
+        Expected {
+            name: "more than 16 tiles a block",
+            problem: DenseDecode::new(1, 1, 128).with(|p| p.max_blocks_per_seq = 1057),
+            combine: Some((128 + 1, 65 + 1)),
+            ..base
+        },
         // Three tiles are too few to cut.
-        Expected { name: "three tiles", combine: None, ..paged(&base, 64, 3) },
-        Expected { name: "four tiles", ..paged(&base, 64, 4) },
+        Expected { name: "three tiles", combine: None, kernel: FEW_TILES, q_box_rows: 32, ..paged(&base, 64, 3) },
+        Expected { name: "four tiles", kernel: FEW_TILES, q_box_rows: 32, ..paged(&base, 64, 4) },
         Expected {
             name: "batch-invariant",
             problem: DenseDecode::new(3, 1, 128)
