@@ -11,13 +11,11 @@ use super::GpuDevice;
 use crate::problem::dense_decode::{DenseDecode, Dtype, Shape, D_V};
 use crate::problem::layout::Layout;
 use crate::problem::tensor::Tensor;
-use crate::schedule::{Grid, Work, BLOCK_ROWS, TILE_TOKENS};
+use crate::schedule::{ceil_div, Grid, Work, BLOCK_ROWS, TILE_TOKENS};
 use crate::status::Result;
 use crate::workspace::{PlanLayout, SplitLayout};
 use std::ffi::CStr;
 
-/// Threads of a block, as the kernels are compiled.
-const DECODE_THREADS: u32 = 384;
 /// Fewer rows than this are combined by a block for each quarter of a row, else for each row.
 const COMBINE_FEW_ROWS: i64 = 48;
 /// Dynamic shared memory of the attention kernels: all that a block can have.
@@ -25,13 +23,81 @@ const SM90_SMEM_BYTES: u32 = 232448;
 /// Column tiles that one copy takes of a whole tile of the cache.
 const KV_BOX_TILES: u32 = 4;
 
-/// By `decode_index`.
-const DECODE: [&CStr; 4] = [
-    c"flashmla_sm90_dense_decode_bf16_576",
-    c"flashmla_sm90_dense_decode_bf16_512",
-    c"flashmla_sm90_dense_decode_fp16_576",
-    c"flashmla_sm90_dense_decode_fp16_512",
+/// A kernel for up to so many query rows in a piece, of so many threads a block; its names by `decode_index`.
+struct Decode {
+    rows: i64,
+    threads: u32,
+    names: [&'static CStr; 4],
+}
+
+/// By rows. The last one takes any number, 64 a thread block.
+const DECODE: [Decode; 4] = [
+    Decode {
+        rows: 16,
+        threads: FEW_THREADS,
+        names: [
+            c"flashmla_sm90_dense_decode_few_bf16_576_16",
+            c"flashmla_sm90_dense_decode_few_bf16_512_16",
+            c"flashmla_sm90_dense_decode_few_fp16_576_16",
+            c"flashmla_sm90_dense_decode_few_fp16_512_16",
+        ],
+    },
+    Decode {
+        rows: 32,
+        threads: FEW_THREADS,
+        names: [
+            c"flashmla_sm90_dense_decode_few_bf16_576_32",
+            c"flashmla_sm90_dense_decode_few_bf16_512_32",
+            c"flashmla_sm90_dense_decode_few_fp16_576_32",
+            c"flashmla_sm90_dense_decode_few_fp16_512_32",
+        ],
+    },
+    Decode {
+        rows: 64,
+        threads: FEW_THREADS_64,
+        names: [
+            c"flashmla_sm90_dense_decode_few_bf16_576_64",
+            c"flashmla_sm90_dense_decode_few_bf16_512_64",
+            c"flashmla_sm90_dense_decode_few_fp16_576_64",
+            c"flashmla_sm90_dense_decode_few_fp16_512_64",
+        ],
+    },
+    Decode {
+        rows: i64::MAX,
+        threads: DECODE_THREADS,
+        names: [
+            c"flashmla_sm90_dense_decode_bf16_576",
+            c"flashmla_sm90_dense_decode_bf16_512",
+            c"flashmla_sm90_dense_decode_fp16_576",
+            c"flashmla_sm90_dense_decode_fp16_512",
+        ],
+    },
 ];
+
+/// Threads of a block, as the kernels are compiled.
+const DECODE_THREADS: u32 = 384;
+const FEW_THREADS: u32 = 256;
+const FEW_THREADS_64: u32 = 384;
+/// Rows of a warpgroup that computes, at most, in the kernels for few rows.
+const FEW_ROWS: i64 = 32;
+
+/// So few tiles of a thread block are computed sooner by the kernel whose start and end take less time (cuda/NOTES.md).
+const FEW_TILES: i128 = 16;
+
+/// The kernel for a shape: in which row of `DECODE`. With few rows of a KV head (heads of its group, times query tokens) a
+/// product whose M they take is mostly padding; the kernels for these have the operands swapped. The largest of them takes
+/// several row blocks as well, and does so where thread blocks have few tiles however long the requests are; but not in
+/// batch-invariant plans, since the bits of the two kernels differ.
+fn decode_rows(shape: &Shape, grid: &Grid) -> usize {
+    let last = DECODE.len() - 1;
+    let by_rows = DECODE.iter().position(|decode| shape.rows() <= decode.rows).unwrap_or(last);
+    let tiles = ceil_div(shape.max_tokens(), TILE_TOKENS) as i128 * shape.b as i128;
+    let blocks = tiles * grid.row_blocks as i128 * shape.h_kv as i128;
+    if by_rows == last && !shape.batch_invariant && blocks <= FEW_TILES * grid.multiprocessors as i128 {
+        return last - 1;
+    }
+    by_rows
+}
 
 fn decode_index(shape: &Shape) -> usize {
     let fp16 = match shape.dtype {
@@ -44,14 +110,16 @@ fn decode_index(shape: &Shape) -> usize {
 /// The kernels of this operation.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
-    decode: [Handle; DECODE.len()],
+    decode: [[Handle; 4]; DECODE.len()],
 }
 
 impl Kernels {
     pub(super) fn load(loader: &Loader) -> Result<Kernels> {
         let mut kernels = Kernels { decode: Default::default() };
-        for (kernel, name) in kernels.decode.iter_mut().zip(DECODE) {
-            *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
+        for (kernels, decode) in kernels.decode.iter_mut().zip(&DECODE) {
+            for (kernel, name) in kernels.iter_mut().zip(decode.names) {
+                *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
+            }
         }
         Ok(kernels)
     }
@@ -68,7 +136,7 @@ impl GpuDevice {
     pub fn dense_decode_kernel(&self, shape: &Shape) -> Result<Selection> {
         let grid = Grid::new(shape, self.multiprocessors());
         let name = match shape.layout {
-            Layout::Plain => DECODE[decode_index(shape)].to_str().unwrap_or_default(),
+            Layout::Plain => DECODE[decode_rows(shape, &grid)].names[decode_index(shape)].to_str().unwrap_or_default(),
             fp8 => super::sparse_decode::kernel_name(fp8),
         };
         let combining = match shape.layout {
@@ -111,7 +179,10 @@ impl GpuDevice {
     fn attend(&self, problem: &DenseDecode, grid: &Grid, split: &SplitLayout, plan: u64, stream: Handle) -> Result<()> {
         let shape = &problem.shape;
         let layout = PlanLayout::new(shape, grid.partitions);
-        let q_box_rows = common_part(shape.group(), BLOCK_ROWS) as u32;
+        // A copy of Q takes rows of one token, and of one warpgroup.
+        let kernel = decode_rows(shape, grid);
+        let few = DECODE[kernel].rows != i64::MAX;
+        let q_box_rows = common_part(shape.group(), if few { FEW_ROWS } else { BLOCK_ROWS }) as u32;
         let kv_box_tokens = common_part(shape.page_block_size, TILE_TOKENS) as u32;
         let q = Tiled { name: "q", tensor: &problem.q, dtype: shape.dtype, axes: [2, 1, 0], columns: (0, shape.d_qk) };
         let q = TensorMap::encode(self.driver, q, q_box_rows, 1)?;
@@ -179,10 +250,10 @@ impl GpuDevice {
             slots: split.slots as i32,
         };
         let launch = Launch {
-            kernel: self.dense_decode.decode[decode_index(shape)],
+            kernel: self.dense_decode.decode[kernel][decode_index(shape)],
             // Fits: a test counts.
             grid: (thread_blocks(shape, grid) + combining_blocks(shape, grid, split)) as u32,
-            block: DECODE_THREADS,
+            block: DECODE[kernel].threads,
             cluster: 1,
             shared_bytes: SM90_SMEM_BYTES,
             overlaps: true,
@@ -252,6 +323,10 @@ mod tests {
     fn launches_fit_the_kernels() {
         let config = include_str!("../../cuda/sm90/dense_decode/config.cuh");
         assert_eq!(constant(config, "kThreads"), DECODE_THREADS as i64);
+        let few = include_str!("../../cuda/sm90/dense_decode_few/config.cuh");
+        let group_threads = constant(few, "kGroupThreads");
+        assert_eq!([2 * group_threads, 3 * group_threads], [FEW_THREADS as i64, FEW_THREADS_64 as i64]);
+        assert_eq!(constant(few, "kSharedLimit"), SM90_SMEM_BYTES as i64);
         assert_eq!(constant(config, "kRows"), BLOCK_ROWS);
         assert_eq!(constant(config, "kTokens"), TILE_TOKENS);
         assert_eq!(constant(config, "kColumnTile"), TILE_COLUMNS);

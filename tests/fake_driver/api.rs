@@ -28,14 +28,26 @@ pub fn outcome(status: i32) -> Outcome {
     Err(Failure { status, message: String::from_utf8_lossy(&text[..needed - 1]).into_owned() })
 }
 
-/// Names of all kernels that a context of a GPU needs.
 /// By whether the plan is batch-invariant.
 pub const PLAN_KERNELS: [&str; 2] = ["flashmla_plan", "flashmla_plan_batch_invariant"];
-pub const DECODE_KERNELS: [&str; 4] = [
+/// Names of all kernels that a context of a GPU needs.
+pub const DECODE_KERNELS: [&str; 16] = [
     "flashmla_sm90_dense_decode_bf16_576",
     "flashmla_sm90_dense_decode_bf16_512",
     "flashmla_sm90_dense_decode_fp16_576",
     "flashmla_sm90_dense_decode_fp16_512",
+    "flashmla_sm90_dense_decode_few_bf16_576_16",
+    "flashmla_sm90_dense_decode_few_bf16_512_16",
+    "flashmla_sm90_dense_decode_few_fp16_576_16",
+    "flashmla_sm90_dense_decode_few_fp16_512_16",
+    "flashmla_sm90_dense_decode_few_bf16_576_32",
+    "flashmla_sm90_dense_decode_few_bf16_512_32",
+    "flashmla_sm90_dense_decode_few_fp16_576_32",
+    "flashmla_sm90_dense_decode_few_fp16_512_32",
+    "flashmla_sm90_dense_decode_few_bf16_576_64",
+    "flashmla_sm90_dense_decode_few_bf16_512_64",
+    "flashmla_sm90_dense_decode_few_fp16_576_64",
+    "flashmla_sm90_dense_decode_few_fp16_512_64",
 ];
 pub const PREFILL_KERNELS: [&str; 2] =
     ["flashmla_sm90_sparse_prefill_rows_576", "flashmla_sm90_sparse_prefill_rows_512"];

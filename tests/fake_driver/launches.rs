@@ -33,6 +33,9 @@ struct Expected {
     kv_box_tokens: u32,
 }
 
+/// The kernel of several row blocks whose thread blocks have few tiles.
+const FEW_TILES: &str = "flashmla_sm90_dense_decode_few_bf16_576_64";
+
 /// Worked out by hand for 132 multiprocessors.
 fn table() -> Vec<Expected> {
     let base = Expected {
@@ -60,7 +63,7 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "16 heads, few requests",
             problem: DenseDecode::new(5, 1, 16),
-            kernel: "flashmla_sm90_dense_decode_bf16_576",
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_16",
             row_blocks: 1,
             partitions: 132,
             combine: Some((133, 131 + 5)),
@@ -70,6 +73,7 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "8 heads, one request",
             problem: DenseDecode::new(1, 1, 8),
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_16",
             row_blocks: 1,
             partitions: 132,
             // A quarter of a row each.
@@ -80,6 +84,7 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "48 heads, one request",
             problem: DenseDecode::new(1, 1, 48),
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_64",
             row_blocks: 1,
             partitions: 132,
             // A row each.
@@ -90,17 +95,69 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "12 heads on 3",
             problem: DenseDecode::new(128, 1, 12).with(|p| p.h_kv = 3),
-            kernel: "flashmla_sm90_dense_decode_bf16_576",
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_16",
             row_blocks: 1,
             partitions: 44,
             combine: Some((133, 86)),
             q_box_rows: 4,
             ..base
         },
+        // The borders of the rows that decide about the kernel.
+        Expected {
+            name: "8 heads, two tokens",
+            problem: DenseDecode::new(1, 2, 8),
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_16",
+            row_blocks: 1,
+            partitions: 132,
+            combine: Some((16 * 4 + 1, 131 + 1)),
+            q_box_rows: 8,
+            ..base
+        },
+        Expected {
+            name: "17 heads",
+            problem: DenseDecode::new(1, 1, 17).with(|p| p.dtype = FLASHMLA_DTYPE_FP16),
+            kernel: "flashmla_sm90_dense_decode_few_fp16_576_32",
+            row_blocks: 1,
+            partitions: 132,
+            combine: Some((17 * 4 + 1, 131 + 1)),
+            q_box_rows: 1,
+            ..base
+        },
+        Expected {
+            name: "32 heads",
+            problem: DenseDecode::new(1, 1, 32).with(|p| p.d_qk = 512),
+            kernel: "flashmla_sm90_dense_decode_few_bf16_512_32",
+            row_blocks: 1,
+            partitions: 132,
+            combine: Some((32 * 4 + 1, 131 + 1)),
+            q_box_rows: 32,
+            ..base
+        },
+        Expected {
+            name: "33 rows",
+            problem: DenseDecode::new(1, 3, 11),
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_64",
+            row_blocks: 1,
+            partitions: 132,
+            // 33 rows in quarters are as many as the multiprocessors.
+            combine: Some((132 + 1, 131 + 1)),
+            q_box_rows: 1,
+            ..base
+        },
+        Expected {
+            name: "65 heads",
+            problem: DenseDecode::new(1, 1, 65),
+            kernel: FEW_TILES,
+            row_blocks: 2,
+            partitions: 66,
+            combine: Some((65 + 1, 65 + 1)),
+            q_box_rows: 1,
+            ..base
+        },
         Expected {
             name: "rows that fill no block",
             problem: DenseDecode::new(7, 3, 50),
-            kernel: "flashmla_sm90_dense_decode_bf16_576",
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_64",
             row_blocks: 3,
             partitions: 44,
             combine: Some((133, 43 + 7)),
@@ -140,21 +197,38 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "FP16, no RoPE, one row block",
             problem: DenseDecode::new(128, 1, 64).with(|p| (p.dtype, p.d_qk) = (FLASHMLA_DTYPE_FP16, 512)),
-            kernel: "flashmla_sm90_dense_decode_fp16_512",
+            kernel: "flashmla_sm90_dense_decode_few_fp16_512_64",
             row_blocks: 1,
             partitions: 132,
             combine: Some((133, 131 + 128)),
+            // A warpgroup's rows.
+            q_box_rows: 32,
             ..base
         },
         Expected { name: "page of 1", kv_box_tokens: 1, ..paged(&base, 1, 1000) },
-        Expected { name: "page of 2", kv_box_tokens: 2, ..paged(&base, 2, 100) },
+        Expected { name: "page of 2", kv_box_tokens: 2, kernel: FEW_TILES, q_box_rows: 32, ..paged(&base, 2, 100) },
         Expected { name: "page of 16", kv_box_tokens: 16, ..paged(&base, 16, 100) },
         Expected { name: "page of 48", kv_box_tokens: 16, ..paged(&base, 48, 100) },
         Expected { name: "page of 81", kv_box_tokens: 1, ..paged(&base, 81, 100) },
         Expected { name: "page of 192", ..paged(&base, 192, 100) },
+        // The most and the fewest tiles a thread block that decide about the kernel: 16 for each of 132.
+        Expected {
+            name: "16 tiles a block",
+            kernel: FEW_TILES,
+            q_box_rows: 32,
+            problem: DenseDecode::new(1, 1, 128).with(|p| p.max_blocks_per_seq = 1056),
+            combine: Some((128 + 1, 65 + 1)),
+            ..base
+        },
+        Expected {
+            name: "more than 16 tiles a block",
+            problem: DenseDecode::new(1, 1, 128).with(|p| p.max_blocks_per_seq = 1057),
+            combine: Some((128 + 1, 65 + 1)),
+            ..base
+        },
         // Three tiles are too few to cut.
-        Expected { name: "three tiles", combine: None, ..paged(&base, 64, 3) },
-        Expected { name: "four tiles", ..paged(&base, 64, 4) },
+        Expected { name: "three tiles", combine: None, kernel: FEW_TILES, q_box_rows: 32, ..paged(&base, 64, 3) },
+        Expected { name: "four tiles", kernel: FEW_TILES, q_box_rows: 32, ..paged(&base, 64, 4) },
         Expected {
             name: "batch-invariant",
             problem: DenseDecode::new(3, 1, 128)
@@ -248,7 +322,8 @@ fn check(launches: &[Launch], e: &Expected) {
     assert_eq!(decode.kernel(), e.kernel, "{}", e.name);
     let (combining, slots) = e.combine.unwrap_or((0, 0));
     let grid = (e.row_blocks * h_kv * e.partitions) as u32 + combining;
-    geometry(decode, grid, 384, 232448, true, e.name);
+    let threads = if e.kernel.ends_with("_16") || e.kernel.ends_with("_32") { 256 } else { 384 };
+    geometry(decode, grid, threads, 232448, true, e.name);
     assert_eq!(decode.parameter_bytes(), PARAMS + size_of::<DenseDecodeParams>());
     let q = TensorMap {
         strides: [p.d_qk * 2, 128, p.d_qk * p.h_q * 2, p.d_qk * p.h_q * p.s_q * 2].map(|s| s as u64),

@@ -75,8 +75,8 @@ fn page_sizes() {
     let mut specs = Vec::new();
     for (dtype, d_qk) in kinds() {
         for (i, page) in pages.into_iter().enumerate() {
-            // One row block, and four.
-            for h_q in [16, 128] {
+            // 16, 32 and 64 rows, each a kernel, and two and four row blocks.
+            for h_q in [16, 32, 128] {
                 let h_kv = if i % 2 == 0 { 1 } else { 2 };
                 let lens = vec![260, 0, 63, 1, 513];
                 specs.push(Spec { dtype, d_qk, h_q, h_kv, s_q: 2, page, lens, spare_pages: 3, ..Spec::default() });
@@ -91,7 +91,7 @@ fn lengths() {
     let session = backend_or_skip!();
     let edges = [0, 1, 2, 63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257, 319, 320, 321, 640, 1000];
     let mut specs = Vec::new();
-    for h_q in [16, 128] {
+    for h_q in [16, 32, 64, 128] {
         // Alone, where the whole device splits it, and together.
         specs.extend(edges.map(|len| Spec { h_q, lens: vec![len], ..Spec::default() }));
         specs.push(Spec { h_q, lens: edges.to_vec(), ..Spec::default() });
@@ -107,7 +107,7 @@ fn batches_of_power_law_lengths() {
     let mut specs = Vec::new();
     for (i, b) in [1, 2, 3, 7, 31, 64, 131, 132, 133, 300].into_iter().enumerate() {
         let (dtype, d_qk) = kinds().nth(i % 4).expect("four kinds");
-        for (h_q, s_q) in [(16, 1), (128, 2)] {
+        for (h_q, s_q) in [(16, 1), (32, 1), (16, 4), (128, 2)] {
             let mut random = Random::new(b as u64);
             let most = 120_000 / b as i64 / s_q;
             let lens = (0..b).map(|_| (most.min(6000) as f64 * random.unit().powi(3)) as i32).collect();
@@ -165,7 +165,7 @@ fn scores_that_rise_and_fall_along_the_request() {
     let session = backend_or_skip!();
     let mut specs = Vec::new();
     for (dtype, d_qk) in kinds() {
-        for h_q in [16, 128] {
+        for h_q in [16, 32, 64, 128] {
             let lens = vec![1500, 333, 129];
             specs.push(Spec { dtype, d_qk, h_q, lens, ramp: true, ..Spec::default() });
         }
@@ -191,7 +191,7 @@ fn batch_invariant_plans() {
     let session = backend_or_skip!();
     let mut specs = Vec::new();
     for (dtype, d_qk) in kinds() {
-        for (h_q, s_q, page) in [(16, 1, 64), (128, 2, 64), (17, 3, 16)] {
+        for (h_q, s_q, page) in [(16, 1, 64), (32, 1, 64), (128, 2, 64), (17, 3, 16)] {
             let lens = vec![2048, 2049, 0, 5000, 1, 40000 / h_q as i32, 2112, 4096];
             specs.push(Spec { dtype, d_qk, h_q, s_q, page, lens, invariant: true, ..Spec::default() });
         }

@@ -28,17 +28,27 @@ macro_rules! cases {
 }
 
 cases! {
-    // Each kernel: 64 rows have one row block, 128 have two, which fetch the same tiles.
-    sanitize_bf16_576_one_row_block: { lens: vec![130, 64] }
+    // Each kernel: for 16 rows, 32, 64, and more, of which 128 are two row blocks, which fetch the same tiles.
+    sanitize_bf16_576_16_rows: { lens: vec![130, 64] }
+    sanitize_bf16_576_32_rows: { h_q: 32, lens: vec![130, 64] }
+    sanitize_bf16_576_64_rows: { h_q: 64, lens: vec![130, 64] }
+    sanitize_bf16_512_32_rows: { d_qk: 512, h_q: 32, lens: vec![130, 64] }
+    sanitize_bf16_512_64_rows: { d_qk: 512, h_q: 64, lens: vec![130, 64] }
+    sanitize_fp16_576_32_rows: { dtype: Dtype::Fp16, h_q: 32, lens: vec![130, 64] }
+    sanitize_fp16_576_64_rows: { dtype: Dtype::Fp16, h_q: 64, lens: vec![130, 64] }
+    sanitize_fp16_512_32_rows: { dtype: Dtype::Fp16, d_qk: 512, h_q: 32, lens: vec![130, 64] }
+    sanitize_fp16_512_64_rows: { dtype: Dtype::Fp16, d_qk: 512, h_q: 64, lens: vec![130, 64] }
     sanitize_bf16_576_two_row_blocks: { h_q: 128, lens: vec![130, 64] }
-    sanitize_bf16_512_one_row_block: { d_qk: 512, lens: vec![130, 64] }
+    sanitize_bf16_512_16_rows: { d_qk: 512, lens: vec![130, 64] }
     sanitize_bf16_512_two_row_blocks: { d_qk: 512, h_q: 128, lens: vec![130, 64] }
-    sanitize_fp16_576_one_row_block: { dtype: Dtype::Fp16, lens: vec![130, 64] }
+    sanitize_fp16_576_16_rows: { dtype: Dtype::Fp16, lens: vec![130, 64] }
     sanitize_fp16_576_two_row_blocks: { dtype: Dtype::Fp16, h_q: 128, lens: vec![130, 64] }
-    sanitize_fp16_512_one_row_block: { dtype: Dtype::Fp16, d_qk: 512, lens: vec![130, 64] }
+    sanitize_fp16_512_16_rows: { dtype: Dtype::Fp16, d_qk: 512, lens: vec![130, 64] }
     sanitize_fp16_512_two_row_blocks: { dtype: Dtype::Fp16, d_qk: 512, h_q: 128, lens: vec![130, 64] }
     // Split requests and the combine kernel of each type.
     sanitize_split_bf16: { lens: vec![1000, 0, 700] }
+    sanitize_split_32_rows: { h_q: 32, lens: vec![1000, 0, 700] }
+    sanitize_split_64_rows: { h_q: 64, lens: vec![1000, 0, 700] }
     sanitize_split_bf16_two_row_blocks: { h_q: 128, lens: vec![1000, 0, 700] }
     sanitize_split_fp16: { dtype: Dtype::Fp16, lens: vec![1000, 0, 700] }
     sanitize_split_invariant: { invariant: true, lens: vec![2200, 0, 64, 1] }
@@ -46,9 +56,11 @@ cases! {
     sanitize_split_invariant_fp16: { dtype: Dtype::Fp16, invariant: true, lens: vec![2200] }
     // Tiles that end within a page, lengths of one token and of none.
     sanitize_tail_tiles: { s_q: 2, causal: true, lens: vec![1, 65, 127, 0, 63] }
+    sanitize_tail_tiles_64_rows: { h_q: 16, causal: true, s_q: 4, lens: vec![1, 65, 127, 0, 31, 33] }
     sanitize_tail_tiles_two_row_blocks: { h_q: 128, causal: true, s_q: 2, lens: vec![1, 65, 127, 0, 31, 33] }
     // Pages smaller than a tile: several copies a tile, one a token at worst.
     sanitize_page_1: { page: 1, lens: vec![70, 3] }
+    sanitize_page_1_64_rows: { page: 1, h_q: 64, lens: vec![70, 3] }
     sanitize_page_1_two_row_blocks: { page: 1, h_q: 128, lens: vec![70, 3] }
     sanitize_page_16: { page: 16, lens: vec![100, 3] }
     sanitize_page_61: { page: 61, lens: vec![130, 3] }

@@ -4,11 +4,10 @@
 // get multiprocessors as the first ones end: they combine the pieces (any/combine.cuh) that they wait for, and the
 // last one ends the rendezvous.
 #pragma once
-#include "any/combine.cuh"
 #include "common/grid_dependency.cuh"
 #include "common/mbarrier.cuh"
 #include "common/register_pool.cuh"
-#include "common/rendezvous.cuh"
+#include "sm90/dense_decode/combine_pieces.cuh"
 #include "sm90/dense_decode/output.cuh"
 #include "sm90/dense_decode/scores.cuh"
 
@@ -32,46 +31,13 @@ __device__ __forceinline__ void init_barriers(Shared& s) {
     fence_mbarrier_init();
 }
 
-// Combines what the partitions' blocks wrote.
-template <class T>
-__device__ __forceinline__ void combine_pieces(const DenseDecodeParams& p, Rendezvous rendezvous, int first_block) {
-    extern __shared__ __align__(1024) uint8_t dynamic[];
-    const int block = blockIdx.x - first_block, blocks = gridDim.x - first_block - 1;
-    grid_dependency_wait();
-    // Where nothing is split, nobody waits.
-    if (*reinterpret_cast<const int*>(p.splits) <= 0) return;
-    rendezvous.begin();
-    if (block == blocks) {
-        if (threadIdx.x < 32) rendezvous.end();
-        return;
-    }
-    if (threadIdx.x == 0) rendezvous.tell();
-    bool all_there = false;
-    auto ready = [&](const SplitPlan& split) {
-        if (all_there) return;
-        bool all = false;
-        if (threadIdx.x < 32) {
-            all = rendezvous.there(0, first_block, 1);
-            // The pieces of a default plan lie in as many partitions, of which the second piece's slot tells the first.
-            // (A plan for other lengths may tell anything; who is waited for exists all the same, and comes.)
-            const int step = p.h_kv * p.row_blocks;
-            const int first = p.requests != 0 ? 0 : min(split.rest_slot, p.partitions) * step;
-            const int end = p.requests != 0 ? first_block : first + min(split.pieces, p.partitions - first / step) * step;
-            if (!all) rendezvous.wait(first, end, 1);
-        }
-        all_there = __syncthreads_or(all);
-    };
-    Combine<T, kThreads / 32, DenseDecodeParams, decltype(ready)>(p, reinterpret_cast<float4*>(dynamic), ready)
-        .run(block, blocks);
-}
-
 template <class T, int kHeadDim>
 __device__ __forceinline__ void run(const Maps& maps, const DenseDecodeParams& p) {
     extern __shared__ __align__(1024) uint8_t dynamic[];
     Shared& s = *reinterpret_cast<Shared*>(dynamic);
     const int warp = threadIdx.x / 32, blocks = p.partitions * p.h_kv * p.row_blocks;
     Rendezvous rendezvous(p.rendezvous, p.call);
-    if (blockIdx.x >= blocks) return combine_pieces<T>(p, rendezvous, blocks);
+    if (blockIdx.x >= blocks) return combine_pieces<T, kThreads>(p, rendezvous, blocks);
     if (threadIdx.x == 0) {
         // The swizzle counts from here. There is no static shared memory that could push it.
         if (smem_address(dynamic) % 1024 != 0) __trap();
