@@ -20,7 +20,8 @@
 //
 // The copy engine cannot gather rows into the layout of the matrix units on SM90, so threads do (cp.async): eight
 // lanes copy the 128 bytes that a row has in a column tile. A half of the output warps is the only reader of its columns
-// that is not done when it is, so that it fills them anew without asking the other half.
+// that is not done when it is, so that it fills them anew without asking the other half; the rows of the first steps of P V
+// while its other steps run.
 #pragma once
 #include "common/matrix.cuh"
 #include <cstdint>
