@@ -44,7 +44,7 @@ constexpr int kStageBytes = kColumnTiles * kTileBytes;
 constexpr int kStepsBeforeP = 6;
 // When P(i) is given away this many are still to be issued: what the output warps need to begin takes longer than the
 // seven in the queue.
-constexpr int kStepsAfterP = 8;
+constexpr int kStepsAfterP = 4;
 // Columns of a side of the output warps.
 constexpr int kTilesPerSide = kColumnTiles / 2;
 constexpr int kSideBytes = kTilesPerSide * kTileBytes;

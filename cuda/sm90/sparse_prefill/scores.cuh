@@ -140,6 +140,7 @@ class Scores {
         wgmma_fence();
         latent_products<kStepsBeforeP, kLatent / 16 - kStepsAfterP>(k, tail);
         if (pending) release_p();
+        wgmma_fence();
         latent_products<kLatent / 16 - kStepsAfterP, kLatent / 16>(k, tail);
         wgmma_commit();
         wgmma_wait<0>();
