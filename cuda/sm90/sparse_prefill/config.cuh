@@ -42,9 +42,10 @@ constexpr int kStageBytes = kColumnTiles * kTileBytes;
 // Of the products with K(i + 1), each of 16 columns, as many are issued before P(i) is stored as the hardware queues:
 // it holds seven, then it blocks the warp.
 constexpr int kStepsBeforeP = 6;
-// When P(i) is given away this many are still to be issued: what the output warps need to begin takes longer than the
-// seven in the queue.
-constexpr int kStepsAfterP = 4;
+// When P(i) is given away this many are still to be issued: what the output warps need to begin takes a while. With a rotary
+// part less is better, as measured.
+template <int kHeadDim>
+constexpr int kStepsAfterP = kHeadDim > kLatent ? 4 : 12;
 // Columns of a side of the output warps.
 constexpr int kTilesPerSide = kColumnTiles / 2;
 constexpr int kSideBytes = kTilesPerSide * kTileBytes;

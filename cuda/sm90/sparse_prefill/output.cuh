@@ -174,12 +174,12 @@ class Output {
         named_barrier_sync(1 + kSide, 128);
         gather_.template issue_step<1>(ring_.stage, rows);
         wgmma_wait<0>();
-        named_barrier_sync(1 + kSide, 128);
         pin(acc);
         mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, p_empty), lane_);
         leave(2);
         __syncwarp();
         if (rows) {
+            mbarrier_wait(empty_at(shared_, ring_.stage, kSide), ring_.phase);
             gather_.template issue_step<2>(ring_.stage, true);
             gather_.template issue_step<3>(ring_.stage, true);
             gather_.issue_end(ring_.stage);

@@ -138,10 +138,10 @@ class Scores {
             mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, k_rope_empty), lane_);
         }
         wgmma_fence();
-        latent_products<kStepsBeforeP, kLatent / 16 - kStepsAfterP>(k, tail);
+        latent_products<kStepsBeforeP, kLatent / 16 - kStepsAfterP<kHeadDim>>(k, tail);
         if (pending) release_p();
         wgmma_fence();
-        latent_products<kLatent / 16 - kStepsAfterP, kLatent / 16>(k, tail);
+        latent_products<kLatent / 16 - kStepsAfterP<kHeadDim>, kLatent / 16>(k, tail);
         wgmma_commit();
         wgmma_wait<0>();
         pin(score_);
