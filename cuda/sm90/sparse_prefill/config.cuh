@@ -20,7 +20,8 @@
 //
 // The copy engine cannot gather rows into the layout of the matrix units on SM90, so threads do (cp.async): eight
 // lanes copy the 128 bytes that a row has in a column tile. A half of the output warps is the only reader of its columns
-// that is not done when it is, so that it fills them anew without asking the other half.
+// that is not done when it is, so that it fills them anew without asking the other half; the rows of the first steps of P V
+// while its other steps run.
 #pragma once
 #include "common/matrix.cuh"
 #include <cstdint>
@@ -41,9 +42,10 @@ constexpr int kStageBytes = kColumnTiles * kTileBytes;
 // Of the products with K(i + 1), each of 16 columns, as many are issued before P(i) is stored as the hardware queues:
 // it holds seven, then it blocks the warp.
 constexpr int kStepsBeforeP = 6;
-// When P(i) is given away this many are still to be issued: what the output warps need to begin takes longer than the
-// seven in the queue.
-constexpr int kStepsAfterP = 8;
+// When P(i) is given away this many are still to be issued: what the output warps need to begin takes a while. With a rotary
+// part less is better, as measured.
+template <int kHeadDim>
+constexpr int kStepsAfterP = kHeadDim > kLatent ? 4 : 12;
 // Columns of a side of the output warps.
 constexpr int kTilesPerSide = kColumnTiles / 2;
 constexpr int kSideBytes = kTilesPerSide * kTileBytes;

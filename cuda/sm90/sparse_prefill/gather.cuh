@@ -1,7 +1,7 @@
 // Filling the ring: what a side of the output warps does for its columns.
 //
-// Item after item: Q of a query, then its tiles. Warp w copies rows 16w .. 16w + 15 of a tile; lane l knows the
-// index of row l % 16 of these, fetched one item ahead.
+// Item after item: Q of a query, then its tiles. Warp w copies rows 4w .. 4w + 3 of each of the tile's four steps of
+// 16 rows; lane l knows the index of row l % 4 of step l % 16 / 4, fetched one item ahead.
 #pragma once
 #include "common/async_copy.cuh"
 #include "common/tma.cuh"
@@ -23,7 +23,7 @@ class Gather {
         const uint32_t warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
         // Through a shuffle, lest ptxas (13.0) make the sum part of the copies' addresses: with a cache hint, such ones
         // were instructions that the hardware does not know.
-        to_ = __shfl_sync(~0u, shared + swizzle_128b(warp * 16 + lane / 8, lane % 8), lane);
+        to_ = __shfl_sync(~0u, shared + swizzle_128b(warp * 4 + lane / 8, lane % 8), lane);
         set_next(blockIdx.x / p.head_blocks, blockIdx.x % p.head_blocks);
     }
 
@@ -40,7 +40,7 @@ class Gather {
             return;
         }
         ++tile_;
-        const int at = tile_ * kTokens + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 16;
+        const int lane = threadIdx.x % 32, at = tile_ * kTokens + lane % 16 / 4 * 16 + threadIdx.x / 32 % 4 * 4 + lane % 4;
         index_ = -1;
         if (at < walk_.length)
             index_ = reinterpret_cast<const int*>(p_.indices)[walk_.token * p_.indices_stride + at];
@@ -56,6 +56,30 @@ class Gather {
         __syncwarp();
     }
 
+    // Whether the item at hand is a tile.
+    __device__ __forceinline__ bool at_tile() const { return tile_ >= 0; }
+
+    // Of the tile at hand, this warp's rows of a step, if `wanted`: no branch may stand beside products.
+    template <int kStep>
+    __device__ __forceinline__ void issue_step(int stage, bool wanted) {
+        copy_rows<kTilesPerSide, kStep, kStep + 1>(stage_at(to_, stage) + kSide * kSideBytes, index_, kSide * kTilesPerSide, wanted);
+    }
+
+    // After all steps.
+    __device__ __forceinline__ void issue_end(int stage) {
+        const uint32_t full = full_at(shared_, stage);
+        cp_async_mbarrier_arrive(full);
+        if constexpr (kSide == 0) {
+            const uint32_t seen = __ballot_sync(~0u, uint32_t(index_) < uint32_t(p_.s_kv));
+            if (threadIdx.x % 32 == 0) {
+                const uint32_t at = FLASHMLA_SHARED(shared_, seen) + stage * 8 + threadIdx.x / 32 % 4 * 2;
+                asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"(uint16_t(seen)) : "memory");
+                mbarrier_arrive(full);
+            }
+        }
+        __syncwarp();
+    }
+
     // The rotary part of half of this warp's rows of the tile before the one at hand, if that is one. The warp of the other side
     // with the same rows copies the other half.
     __device__ __forceinline__ void rope(uint32_t phase) {
@@ -66,7 +90,7 @@ class Gather {
     __device__ __forceinline__ bool last_tile() const { return last_tile_; }
 
   private:
-    // Row 4j + lane / 8 of the warp's: its index is known to another lane.
+    // This warp's row lane / 8 of step j: its index is known to another lane.
     struct Row {
         bool valid;
         const uint8_t* at;
@@ -79,17 +103,8 @@ class Gather {
     };
 
     __device__ __forceinline__ void issue_rows(int stage) {
-        const uint32_t full = full_at(shared_, stage);
         copy_rows<kTilesPerSide>(stage_at(to_, stage) + kSide * kSideBytes, index_, kSide * kTilesPerSide);
-        cp_async_mbarrier_arrive(full);
-        if constexpr (kSide == 0) {
-            const uint32_t seen = __ballot_sync(~0u, uint32_t(index_) < uint32_t(p_.s_kv));
-            if (threadIdx.x % 32 == 0) {
-                const uint32_t at = FLASHMLA_SHARED(shared_, seen) + stage * 8 + threadIdx.x / 32 % 4 * 2;
-                asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"(uint16_t(seen)) : "memory");
-                mbarrier_arrive(full);
-            }
-        }
+        issue_end(stage);
     }
 
     // Q of a query, or that there is none.
@@ -110,16 +125,15 @@ class Gather {
         mbarrier_arrive(full);
     }
 
-    // Copies `kTiles` column tiles, from column tile `first` of a row on, of this warp's rows, four by four.
+    // Copies `kTiles` column tiles, from column tile `first` of a row on, of this warp's rows of some steps.
     template <int kTiles, int kFrom = 0, int kTo = 4>
-    __device__ __forceinline__ void copy_rows(uint32_t to, int indices, int first) {
+    __device__ __forceinline__ void copy_rows(uint32_t to, int indices, int first, bool wanted = true) {
 #pragma unroll
         for (int j = kFrom; j < kTo; ++j) {
             const Row row(p_, indices, j);
-            const uint32_t at = (j % 2 ? (to + 512) ^ 64 : to) + j / 2 * 1024;
 #pragma unroll
             for (int c = 0; c < kTiles; ++c)
-                cp_async_16(at + c * kTileBytes, row.at + (first + c) * 128, row.valid);
+                cp_async_16(to + j * 2048 + c * kTileBytes, row.at + (first + c) * 128, row.valid, wanted);
         }
     }
 

@@ -160,14 +160,32 @@ class Output {
         pin(acc);
         wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
-        wgmma_commit();
+        for (int i = 0; i < kTokens / 16; ++i) {
+            wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
+            wgmma_commit();
+        }
+        // Rows whose step is done in all warps of this side give way to others of the tile to come. P is given back before the
+        // last copies, which block the warp.
+        const bool rows = more && gather_.at_tile();
+        wgmma_wait<3>();
+        named_barrier_sync(1 + kSide, 128);
+        gather_.template issue_step<0>(ring_.stage, rows);
+        wgmma_wait<2>();
+        named_barrier_sync(1 + kSide, 128);
+        gather_.template issue_step<1>(ring_.stage, rows);
         wgmma_wait<0>();
         pin(acc);
         mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, p_empty), lane_);
         leave(2);
         __syncwarp();
-        if (more) refill();
+        if (rows) {
+            mbarrier_wait(empty_at(shared_, ring_.stage, kSide), ring_.phase);
+            gather_.template issue_step<2>(ring_.stage, true);
+            gather_.template issue_step<3>(ring_.stage, true);
+            gather_.issue_end(ring_.stage);
+        } else if (more) {
+            refill();
+        }
         ring_.advance();
     }
 

@@ -138,9 +138,10 @@ class Scores {
             mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, k_rope_empty), lane_);
         }
         wgmma_fence();
-        latent_products<kStepsBeforeP, kLatent / 16 - kStepsAfterP>(k, tail);
+        latent_products<kStepsBeforeP, kLatent / 16 - kStepsAfterP<kHeadDim>>(k, tail);
         if (pending) release_p();
-        latent_products<kLatent / 16 - kStepsAfterP, kLatent / 16>(k, tail);
+        wgmma_fence();
+        latent_products<kLatent / 16 - kStepsAfterP<kHeadDim>, kLatent / 16>(k, tail);
         wgmma_commit();
         wgmma_wait<0>();
         pin(score_);
@@ -200,10 +201,12 @@ class Scores {
     __device__ __forceinline__ void mask() {
         const uint64_t seen = s_.seen[ring_.stage];
         if (seen == ~uint64_t(0)) return;
-        const uint32_t t = thread_now() % 4 * 2, rows[2] = {uint32_t(seen) >> t, uint32_t(seen >> 32) >> t};
+        // A warp's 16 rows are four of each 16 of the tile: bit 16w + 4j + r is of row 16j + 4w + r.
+        const uint32_t t = thread_now() % 4, at = t / 2 * 16 + t % 2 * 2;
+        const uint32_t rows[2] = {uint32_t(seen) >> at, uint32_t(seen >> 32) >> at};
 #pragma unroll
         for (int i = 0; i < 32; ++i) {
-            if (!(rows[i / 16] >> (i % 16 / 4 * 8 + i % 2) & 1)) score_[i] = -INFINITY;
+            if (!(rows[i / 4 % 2] >> (i / 8 * 4 + i % 2) & 1)) score_[i] = -INFINITY;
         }
     }
 

@@ -41,7 +41,7 @@ struct Shared {
     // What a stage with Q belongs to, a copy for the readers of each side.
     Query query[2][kStages];
     Walk walk[8];
-    // Which rows of a stage's tile count; what does not is zeros.
+    // Which rows of a stage's tile count; what does not is zeros. Warp by warp of those that copied them, 16 bits each.
     uint64_t seen[kStages];
     // What the output rows are multiplied by before P V is added, of every other tile, and at the end of a query.
     float rescale[2][kRows];
