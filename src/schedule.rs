@@ -5,6 +5,8 @@
 //! line, each request preceded by `REQUEST_COST` tiles' worth of fixed work. `partitions` workers
 //! get equal stretches of that line, so a stretch may begin and end inside a request; such a
 //! request is *split*, its pieces go to accumulators (*slots*) and are combined afterwards.
+//! Where all requests have as many tiles, they stay whole or are cut into equal pieces, if that takes no longer
+//! ([`Uniform`]).
 //!
 //! A batch-invariant plan cuts a request only at positions that follow from its own length, so
 //! its pieces, and with them the bits of its result, do not depend on the batch.
@@ -192,12 +194,23 @@ pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan
     start.push(line);
 
     let mut stretch = ceil_div(line, partitions).max(MIN_STRETCH);
+    let mut equal_pieces = None;
     if let (false, Some(t)) = (work.batch_invariant, uniform(tiles)) {
-        stretch = uniform_stretch(n as i64, partitions, t);
+        match Uniform::new(n as i64, partitions, t) {
+            Uniform::Whole { each } => stretch = each * (t + REQUEST_COST),
+            Uniform::Pieces(pieces) => equal_pieces = Some((pieces, t)),
+            Uniform::Stretches => {}
+        }
     }
     let mut borders = Vec::with_capacity(partitions as usize + 1);
     for p in 0..=partitions {
-        borders.push(border(&work, &start, tiles, p * stretch, stretch, piece_tiles));
+        borders.push(match equal_pieces {
+            Some((pieces, t)) if p < n as i64 * pieces => {
+                Border { request: (p / pieces) as i32, tile: (p % pieces * t / pieces) as i32 }
+            }
+            Some(_) => Border { request: n as i32, tile: 0 },
+            None => border(&work, &start, tiles, p * stretch, stretch, piece_tiles),
+        });
     }
     borders[partitions as usize] = Border { request: n as i32, tile: 0 };
 
@@ -236,21 +249,38 @@ fn uniform(tiles: &[i64]) -> Option<i64> {
     tiles.iter().all(|t| *t == first).then_some(first)
 }
 
-/// The stretch of a default plan of requests of `tiles` tiles each: whole requests, unless splitting them saves more
-/// than it costs.
-fn uniform_stretch(requests: i64, partitions: i64, tiles: i64) -> i64 {
-    let stretch = ceil_div(requests * (tiles + REQUEST_COST), partitions).max(MIN_STRETCH);
-    let whole = ceil_div(requests, partitions) * (tiles + REQUEST_COST);
-    if whole <= stretch + SPLIT_COST {
-        whole
-    } else {
-        stretch
+/// How a default plan cuts requests of as many tiles each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uniform {
+    /// Not, unless splitting them saves more than it costs: `each` requests a partition.
+    Whole { each: i64 },
+    /// Each into so many pieces of equal length, one a partition, where the longest is no longer than a stretch.
+    Pieces(i64),
+    /// As others.
+    Stretches,
+}
+
+impl Uniform {
+    /// Of `requests` requests of `tiles` tiles.
+    pub fn new(requests: i64, partitions: i64, tiles: i64) -> Uniform {
+        let stretch = ceil_div(requests * (tiles + REQUEST_COST), partitions).max(MIN_STRETCH);
+        let each = ceil_div(requests, partitions);
+        if each * (tiles + REQUEST_COST) <= stretch + SPLIT_COST {
+            return Uniform::Whole { each };
+        }
+        if tiles >= MIN_SPLIT_TILES && partitions >= 2 * requests {
+            let longest = ceil_div(tiles, partitions / requests).max(MIN_PIECE_TILES.min(stretch));
+            if longest <= stretch {
+                return Uniform::Pieces(ceil_div(tiles, longest));
+            }
+        }
+        Uniform::Stretches
     }
 }
 
 /// Whether a default plan of requests of `tiles` tiles each splits none of them.
 pub fn uniform_is_whole(requests: i64, partitions: i64, tiles: i64) -> bool {
-    uniform_stretch(requests, partitions, tiles) % (tiles + REQUEST_COST) == 0
+    matches!(Uniform::new(requests, partitions, tiles), Uniform::Whole { .. })
 }
 
 /// Where position `x` of the line cuts it.

@@ -123,6 +123,44 @@ fn stretches_are_balanced() {
     }
 }
 
+/// Equal requests that leave room for it are cut into pieces that differ by a tile at most, one a partition, of which
+/// the longest is no longer than a stretch.
+#[test]
+fn equal_requests_are_cut_into_equal_pieces() {
+    let work = |requests| Work { requests, max_tiles: 4096, batch_invariant: false };
+    let mut cut = 0;
+    for partitions in [2, 33, 66, 132, 144] {
+        for requests in 1..=partitions {
+            for tiles in (1..70).chain([127, 128, 129, 1024, 4096]) {
+                let Uniform::Pieces(pieces) = Uniform::new(requests, partitions, tiles) else { continue };
+                let all = vec![tiles; requests as usize];
+                let plan = plan_tiles(work(requests), partitions, &all);
+                let cuts = pieces_of_tiles(work(requests), partitions, &plan, &all);
+                assert_eq!(cuts.len() as i64, requests * pieces, "{requests} {partitions} {tiles}");
+                let (mut least, mut most) = (tiles, 0);
+                for (i, piece) in cuts.iter().enumerate() {
+                    assert_eq!(piece.partition as usize, i, "{requests} {partitions} {tiles}");
+                    let length = (piece.tiles.1 - piece.tiles.0) as i64;
+                    (least, most) = (least.min(length), most.max(length));
+                }
+                assert!(pieces > 1 && most - least <= 1, "{requests} {partitions} {tiles}");
+                assert!(
+                    most <= ceil_div(requests * (tiles + REQUEST_COST), partitions),
+                    "{requests} {partitions} {tiles}"
+                );
+                cut += 1;
+            }
+        }
+    }
+    assert!(cut > 5000, "{cut}");
+    // One query token of 2048 indices; 16 requests of 8192 tokens.
+    assert_eq!(Uniform::new(1, 132, 32), Uniform::Pieces(32));
+    assert_eq!(Uniform::new(16, 132, 128), Uniform::Pieces(8));
+    // As many as there are partitions; as many as leave some idle.
+    assert_eq!(Uniform::new(132, 132, 32), Uniform::Whole { each: 1 });
+    assert_eq!(Uniform::new(100, 132, 128), Uniform::Stretches);
+}
+
 /// The cuts of a batch-invariant plan follow from a request's own length.
 #[test]
 fn invariant_cuts_do_not_depend_on_the_batch() {

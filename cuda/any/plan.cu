@@ -164,17 +164,29 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     run_starts[threadIdx.x] = start.line;
     int64_t stretch = max((total.line + p.partitions - 1) / p.partitions, int64_t(kMinStretch));
     uniform = __syncthreads_and(uniform);
+    int equal_pieces = 0;
     if (uniform && !invariant) {
-        // Whole requests, unless splitting them saves more than it costs.
+        // Whole requests, unless splitting them saves more than it costs; or equal pieces.
         const int64_t whole = ((int64_t(p.b) + p.partitions - 1) / p.partitions) * (first_tiles + int64_t(kRequestCost));
-        if (whole <= stretch + kSplitCost) stretch = whole;
+        if (whole <= stretch + kSplitCost) {
+            stretch = whole;
+        } else if (first_tiles >= kMinSplitTiles && p.partitions / 2 >= p.b) {
+            const int most = p.partitions / p.b;
+            const int64_t longest = max(int64_t((first_tiles - 1) / most + 1), min(int64_t(kMinPieceTiles), stretch));
+            if (longest <= stretch) equal_pieces = int((first_tiles - 1) / longest) + 1;
+        }
     }
 
     const int plan_tiles = int(min(total.tiles, int64_t(INT32_MAX)));
     for (int part = threadIdx.x; part <= p.partitions; part += kThreads) {
         const int64_t x = part * stretch;
         Border at = border_at(p, p.b, 0, plan_tiles);
-        if (part < p.partitions && x < total.line) at = border(p, run_starts, run, x, stretch, invariant, plan_tiles);
+        if (equal_pieces > 0) {
+            const int request = part / equal_pieces, piece = part - request * equal_pieces;
+            if (part < p.partitions) at = border_at(p, request, int64_t(piece) * first_tiles / equal_pieces, plan_tiles);
+        } else if (part < p.partitions && x < total.line) {
+            at = border(p, run_starts, run, x, stretch, invariant, plan_tiles);
+        }
         borders[part] = at;
         reinterpret_cast<Border*>(p.borders)[part] = at;
     }
