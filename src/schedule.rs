@@ -278,11 +278,6 @@ impl Uniform {
     }
 }
 
-/// Whether a default plan of requests of `tiles` tiles each splits none of them.
-pub fn uniform_is_whole(requests: i64, partitions: i64, tiles: i64) -> bool {
-    matches!(Uniform::new(requests, partitions, tiles), Uniform::Whole { .. })
-}
-
 /// Where position `x` of the line cuts it.
 fn border(work: &Work, start: &[i64], tiles: &[i64], x: i64, stretch: i64, piece_tiles: impl Fn(i64) -> i64) -> Border {
     let n = tiles.len();
