@@ -489,7 +489,7 @@ typedef struct flashmla_kernel_info_t {
      */
     char name[64];
     /**
-     * Thread blocks of the launch, 0 on the CPU.
+     * Thread blocks of the launch, at most, 0 on the CPU.
      */
     int64_t thread_blocks;
     /**

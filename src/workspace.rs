@@ -6,6 +6,8 @@ use crate::schedule::{self, ceil_div, Grid, Work, BLOCK_ROWS};
 
 /// Regions begin at multiples of this many bytes.
 const ALIGN: u64 = 256;
+/// Rows of an accumulator that a warp holds (`kFragmentRows` in `cuda/sm90/sparse_decode/short_combine.cuh`).
+pub const FRAGMENT_ROWS: i64 = 16;
 
 /// The plan buffer: `partitions + 1` borders of 16 bytes; the list of split requests, 16 bytes each and as many
 /// before them; in a batch-invariant plan a record of 8 bytes for each request.
@@ -32,11 +34,12 @@ impl PlanLayout {
 }
 
 /// The workspace of a split decode, FP32: `out [slots, rows, 512]`, then `lse [slots, rows]`, the rows being
-/// those of a request of the plan: `s_q * h_q`, or `h_q` where each query token is one. Where the attention kernel
-/// combines, the words follow by which its thread blocks meet (`cuda/common/rendezvous.cuh`).
+/// those of a request of the plan: `s_q * h_q`; or, where each query token is one, `h_q` rounded up to what a warp stores,
+/// with room for two numbers in place of lse. Then the words by which thread blocks meet (`cuda/common/rendezvous.cuh`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SplitLayout {
     pub slots: i64,
+    pub rows: i64,
     pub out: u64,
     pub lse: u64,
     pub rendezvous: u64,
@@ -45,24 +48,27 @@ pub struct SplitLayout {
 
 impl SplitLayout {
     pub fn new(shape: &Shape, grid: &Grid) -> SplitLayout {
-        if shape.layout.is_fp8() {
-            return SplitLayout::of_work(shape, grid, shape.h_q);
+        match shape.layout.is_fp8() {
+            true => SplitLayout::of_heads(shape, grid, shape.h_q),
+            false => SplitLayout::of_work(shape, grid, shape.s_q * shape.h_q, 1, shape.h_kv),
         }
-        let mut layout = SplitLayout::of_work(shape, grid, shape.s_q * shape.h_q);
-        if layout.slots > 0 {
-            // A counter, and a word for each block: of the partitions no more than stated here, and those that combine.
-            let blocks = (grid.row_blocks * shape.h_kv).max(grid.multiprocessors) + grid.multiprocessors + 1;
-            layout.size = align(layout.rendezvous + (1 + blocks as u64) * 8);
-        }
-        layout
     }
 
-    pub fn of_work(work: impl Into<Work>, grid: &Grid, rows: i64) -> SplitLayout {
+    /// Where each query token is a request of the plan.
+    pub fn of_heads(work: impl Into<Work>, grid: &Grid, h_q: i64) -> SplitLayout {
+        SplitLayout::of_work(work, grid, ceil_div(h_q, FRAGMENT_ROWS) * FRAGMENT_ROWS, 2, 1)
+    }
+
+    /// `numbers`: of a row, beside its output.
+    fn of_work(work: impl Into<Work>, grid: &Grid, rows: i64, numbers: u64, h_kv: i64) -> SplitLayout {
         let slots = schedule::max_slots(work, grid.partitions);
-        let rows = slots as u64 * rows as u64;
-        let lse = align(rows * D_V as u64 * 4);
-        let size = align(lse + rows * 4);
-        SplitLayout { slots, out: 0, lse, rendezvous: size, size }
+        let all_rows = slots as u64 * rows as u64;
+        let lse = align(all_rows * D_V as u64 * 4);
+        let rendezvous = align(lse + all_rows * numbers * 4);
+        // A counter, and a word for each block: of the partitions no more than stated here, and those that combine.
+        let blocks = (grid.row_blocks * h_kv).max(grid.multiprocessors) + grid.multiprocessors + 1;
+        let size = if slots > 0 { align(rendezvous + (1 + blocks as u64) * 8) } else { rendezvous };
+        SplitLayout { slots, rows, out: 0, lse, rendezvous, size }
     }
 }
 
@@ -111,7 +117,7 @@ pub mod sparse_decode {
     use crate::problem::sparse_decode::Shape;
 
     pub fn split_layout(shape: &Shape, grid: &Grid) -> SplitLayout {
-        SplitLayout::of_work(shape, grid, shape.h_q)
+        SplitLayout::of_heads(shape, grid, shape.h_q)
     }
 
     pub fn plan_size(shape: &Shape, multiprocessors: i64) -> u64 {

@@ -5,6 +5,7 @@
 // `P` is any parameter struct with the members lens, lens_strides, extra_lens, extra_lens_strides, tokens, max_tokens,
 // extra_max_tokens and causal: a length that is not given (an address of 0) is the largest.
 #pragma once
+#include "common/divide.cuh"
 #include "common/plan.cuh"
 
 namespace flashmla {
@@ -15,6 +16,9 @@ struct Unit {
     // `tokens` units a request.
     __device__ __forceinline__ Unit(int unit, int tokens)
         : request(tokens == 1 ? unit : unit / tokens), token(tokens == 1 ? 0 : unit - request * tokens) {}
+    // Where the host knows how to divide by `tokens`.
+    __device__ __forceinline__ Unit(int unit, int tokens, uint32_t magic, uint32_t shift)
+        : request(divide(unit, magic, shift)), token(unit - request * tokens) {}
 };
 
 // Entries of the first list.

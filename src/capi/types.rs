@@ -122,7 +122,7 @@ pub struct flashmla_kernel_info_t {
     pub struct_size: usize,
     /// Name of the kernel, NUL-terminated.
     pub name: [std::ffi::c_char; 64],
-    /// Thread blocks of the launch, 0 on the CPU.
+    /// Thread blocks of the launch, at most, 0 on the CPU.
     pub thread_blocks: i64,
     /// Thread blocks of a cluster, 0 on the CPU.
     pub cluster_size: i32,

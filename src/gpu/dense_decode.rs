@@ -6,6 +6,7 @@ use super::driver::Handle;
 use super::launch::{address, Launch};
 use super::library::Loader;
 use super::params::{DenseDecodeParams, Divisor, PlanParams};
+use super::sparse_decode::Blocks;
 use super::tensor_map::{TensorMap, Tiled};
 use super::GpuDevice;
 use crate::problem::dense_decode::{DenseDecode, Dtype, Shape, D_V};
@@ -137,13 +138,14 @@ impl GpuDevice {
         let grid = Grid::new(shape, self.multiprocessors());
         let name = match shape.layout {
             Layout::Plain => DECODE[decode_rows(shape, &grid)].names[decode_index(shape)].to_str().unwrap_or_default(),
-            fp8 => super::sparse_decode::kernel_name(fp8),
+            fp8 => super::sparse_decode::kernel_name(fp8, shape.into(), &grid),
         };
-        let combining = match shape.layout {
-            Layout::Plain => combining_blocks(shape, &grid, &SplitLayout::new(shape, &grid)),
-            _ => 0,
+        let split = SplitLayout::new(shape, &grid);
+        let thread_blocks = match shape.layout {
+            _ if shape.is_empty() => 0,
+            Layout::Plain => thread_blocks(shape, &grid) + combining_blocks(shape, &grid, &split),
+            _ => Blocks::new(shape.into(), &grid, &split, None).all(),
         };
-        let thread_blocks = if shape.is_empty() { 0 } else { thread_blocks(shape, &grid) + combining };
         Ok(Selection { name, grid, thread_blocks })
     }
 

@@ -148,14 +148,17 @@ impl Loader<'_> {
         Ok(kernels)
     }
 
-    /// A kernel's name contains that of the file it is in. Asking only there keeps "not found" what it is
-    /// elsewhere, an error.
+    /// A kernel's name contains that of the file it is in, and may contain shorter ones (`v32` and `v32_short`). Asking
+    /// there first keeps "not found" what it is elsewhere, an error.
     fn find(&self, name: &CStr) -> Result<Handle> {
         let text = name.to_string_lossy();
-        for ((file, _), library) in own_fatbins().zip(self.libraries) {
-            if !text.contains(file.rsplit('/').next().unwrap_or(file)) {
-                continue;
-            }
+        let mut files: Vec<(&str, &Handle)> = own_fatbins()
+            .zip(self.libraries)
+            .map(|((file, _), library)| (file.rsplit('/').next().unwrap_or(file), library))
+            .filter(|(file, _)| text.contains(file))
+            .collect();
+        files.sort_by_key(|(file, _)| std::cmp::Reverse(file.len()));
+        for (_, library) in files {
             let mut kernel = Handle::default();
             // SAFETY: a loaded library, a C string, and room for one handle.
             match unsafe { (self.driver.cuLibraryGetKernel)(&mut kernel, *library, name.as_ptr()) } {

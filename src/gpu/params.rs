@@ -124,15 +124,21 @@ pub struct SparseDecodeParams {
     /// The plan; `requests` is 0 unless it is batch-invariant, others say nothing there.
     pub borders: u64,
     pub requests: u64,
+    pub splits: u64,
     /// BF16; strides of request, token, head.
     pub out: u64,
     pub out_strides: [i64; 3],
     /// FP32 or 0; strides of request, head, token.
     pub lse: u64,
     pub lse_strides: [i64; 3],
-    /// FP32 `[slots, h_q, 512]` and `[slots, h_q]` (base-2 logarithms, which no sink has gone into).
+    /// FP32 `[slots, h_q, 512]` and `[slots, h_q]` (base-2 logarithms, which no sink has gone into). Of short pieces
+    /// what `cuda/sm90/sparse_decode/short_combine.cuh` says: `[slots, rows, 512]` and `[slots, rows, 2]`, the rows being
+    /// the heads rounded up to multiples of 16.
     pub split_out: u64,
     pub split_lse: u64,
+    /// Of short pieces: u64 `[1 + blocks of the grid]` and the number of this call: `cuda/common/rendezvous.cuh`.
+    pub rendezvous: u64,
+    pub call: u64,
     /// b * s_q
     pub units: i32,
     /// s_q
@@ -141,6 +147,8 @@ pub struct SparseDecodeParams {
     /// Thread blocks that cover the heads.
     pub row_blocks: i32,
     pub partitions: i32,
+    /// Of short pieces: thread blocks of partitions, of which the last are missing where their partitions get nothing.
+    pub blocks: i32,
     /// topk, and extra_topk: lengths are clamped to these.
     pub max_tokens: i32,
     pub extra_max_tokens: i32,
@@ -161,7 +169,7 @@ pub struct SparseDecodeParams {
     pub lse_empty_pos_inf: i32,
     /// softmax_scale * log2(e)
     pub scale_log2: f32,
-    /// Accumulators that the workspace holds: a plan for other lengths must not lead past them.
+    /// Accumulators that the workspace holds: a plan for other lengths must not lead past them. 0: nothing is split.
     pub slots: i32,
 }
 

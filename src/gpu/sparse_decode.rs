@@ -1,6 +1,7 @@
-//! Decode over FP8 pages on the GPU, sparse, and dense through a block table: the plan, then the attention of
-//! every piece of work, then the combination of the query tokens that were split.
+//! Decode over FP8 pages on the GPU, sparse, and dense through a block table: the plan, then the attention of every piece
+//! of work, then the combination of the query tokens that were split. Where pieces are short the attention kernel combines.
 
+use super::call_number;
 use super::dense_decode::combine_blocks;
 use super::driver::Handle;
 use super::launch::{address, Launch};
@@ -12,34 +13,53 @@ use crate::problem::dense_decode::{self as dense, DenseDecode, Dtype};
 use crate::problem::layout::Layout;
 use crate::problem::sparse_decode::{Cache, Shape, SparseDecode};
 use crate::problem::tensor::Tensor;
-use crate::schedule::{Grid, Uniform, Work, BLOCK_ROWS};
+use crate::schedule::{ceil_div, Grid, Uniform, Work, BLOCK_ROWS};
 use crate::status::Result;
-use crate::workspace::{self, PlanLayout, SplitLayout};
+use crate::workspace::{self, PlanLayout, SplitLayout, FRAGMENT_ROWS};
 use std::ffi::CStr;
 
 /// Threads of a block, as the kernels are compiled.
 const DECODE_THREADS: u32 = 384;
+const SHORT_THREADS: u32 = 256;
 const COMBINE_THREADS: u32 = 256;
+/// A thread block that gets so many tiles, or fewer, is done sooner by the kernel for short pieces.
+const SHORT_TILES: i64 = 4;
 /// Dynamic shared memory of the attention kernels: all that a block can have.
 const SM90_SMEM_BYTES: u32 = 232448;
 
 /// By `decode_index`.
-const DECODE: [&CStr; 2] = [c"flashmla_sm90_sparse_decode_v32", c"flashmla_sm90_sparse_decode_v4"];
+const DECODE: [&CStr; 4] = [
+    c"flashmla_sm90_sparse_decode_v32",
+    c"flashmla_sm90_sparse_decode_v4",
+    c"flashmla_sm90_sparse_decode_v32_short",
+    c"flashmla_sm90_sparse_decode_v4_short",
+];
 
 const COMBINE: &CStr = c"flashmla_combine";
 
-fn decode_index(layout: Layout) -> usize {
-    match layout {
+fn decode_index(layout: Layout, short: bool) -> usize {
+    let layout = match layout {
         Layout::V4 => 1,
         _ => 0,
+    };
+    layout + if short { 2 } else { 0 }
+}
+
+/// Whether the pieces of a plan are short, whatever the lengths are that it is made for.
+fn is_short(work: Work, grid: &Grid) -> bool {
+    if work.batch_invariant {
+        // Cut by their own lengths, and not under 32 tiles.
+        work.max_tiles <= SHORT_TILES && work.requests <= grid.partitions
+    } else {
+        work.requests.saturating_mul(work.max_tiles) <= SHORT_TILES * grid.partitions
     }
 }
 
-pub fn kernel_name(layout: Layout) -> &'static str {
-    DECODE[decode_index(layout)].to_str().unwrap_or_default()
+pub fn kernel_name(layout: Layout, work: Work, grid: &Grid) -> &'static str {
+    DECODE[decode_index(layout, is_short(work, grid))].to_str().unwrap_or_default()
 }
 
-/// The kernels of this operation that no other has.
+/// The kernels of this operation.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
     decode: [Handle; DECODE.len()],
@@ -73,8 +93,9 @@ pub struct Lengths {
 impl GpuDevice {
     pub fn sparse_decode_kernel(&self, shape: &Shape) -> Selection {
         let grid = Grid::of_heads(shape.h_q, self.multiprocessors());
-        let thread_blocks = if shape.is_empty() { 0 } else { grid.row_blocks * grid.partitions };
-        Selection { name: kernel_name(shape.layout), grid, thread_blocks }
+        let split = workspace::sparse_decode::split_layout(shape, &grid);
+        let thread_blocks = if shape.is_empty() { 0 } else { Blocks::new(shape.into(), &grid, &split, None).all() };
+        Selection { name: kernel_name(shape.layout, shape.into(), &grid), grid, thread_blocks }
     }
 
     /// Writes the plan for the lengths that are there when the stream gets there.
@@ -124,7 +145,7 @@ impl GpuDevice {
         problem.check_workspace(split.size)?;
         let mut params = common(shape.into(), &grid, &split, plan, problem.workspace);
         sparse_params(problem, &mut params);
-        self.attend_pages(shape.layout, shape.into(), &problem.q, &params, plan, stream)
+        self.attend_pages(shape.layout, shape.into(), &grid, &split, &problem.q, params, plan, stream)
     }
 
     /// Dense decode over FP8 pages: every query token attends to the tokens that the block table names.
@@ -138,23 +159,33 @@ impl GpuDevice {
         problem.check_workspace(split.size)?;
         let mut params = common(shape.into(), &grid, &split, plan, problem.workspace);
         dense_params(problem, &mut params);
-        self.attend_pages(shape.layout, shape.into(), &problem.q, &params, plan, stream)
+        self.attend_pages(shape.layout, shape.into(), &grid, &split, &problem.q, params, plan, stream)
     }
 
     fn attend_pages(
         &self,
         layout: Layout,
         work: Work,
+        grid: &Grid,
+        split: &SplitLayout,
         q: &Tensor<4>,
-        params: &SparseDecodeParams,
+        mut params: SparseDecodeParams,
         plan: u64,
         stream: u64,
     ) -> Result<()> {
+        let cut = known_cut(work, &params);
+        let nothing_split = params.slots == 0 || matches!(cut, Some(Uniform::Whole { .. }));
+        if nothing_split {
+            params.slots = 0;
+        }
+        let short = is_short(work, grid);
+        let blocks = Blocks::new(work, grid, split, cut);
+        params.blocks = blocks.attending as i32;
         let launch = Launch {
-            kernel: self.sparse_decode.decode[decode_index(layout)],
-            // At most the multiprocessors, or with one partition the heads, of which there are less than 2^31.
-            grid: (params.row_blocks * params.partitions) as u32,
-            block: DECODE_THREADS,
+            kernel: self.sparse_decode.decode[decode_index(layout, short)],
+            // At most the multiprocessors, or with one partition a 64th of the heads, and those that combine.
+            grid: blocks.all() as u32,
+            block: if short { SHORT_THREADS } else { DECODE_THREADS },
             cluster: 1,
             shared_bytes: SM90_SMEM_BYTES,
             overlaps: true,
@@ -166,8 +197,8 @@ impl GpuDevice {
             // A block's heads at once; those past the last one arrive as zeros.
             let q = TensorMap::encode(self.driver, q, BLOCK_ROWS as u32, (columns / TILE_COLUMNS) as u32)?;
             // SAFETY: what the attention kernels take.
-            unsafe { self.launch(&launch, stream, [address(&q), address(params)]) }?;
-            if params.slots == 0 || splits_nothing(work, params) {
+            unsafe { self.launch(&launch, stream, [address(&q), address(&params)]) }?;
+            if short || nothing_split {
                 return Ok(());
             }
             let (partitions, rows) = (params.partitions as i64, params.h_q as i64);
@@ -179,19 +210,56 @@ impl GpuDevice {
                 shared_bytes: 0,
                 overlaps: true,
             };
-            let params = combine_params(work, params, plan);
+            let params = combine_params(work, &params, plan);
             // SAFETY: what the combine kernels take.
             unsafe { self.launch(&launch, stream, [address(&params)]) }
         })
     }
 }
 
-/// Whether the host knows without the lengths on the device that the plan splits no query token: where there are
-/// none, all have as many tiles.
-fn splits_nothing(work: Work, p: &SparseDecodeParams) -> bool {
+/// How a default plan cuts the query tokens, where the host knows: without lengths on the device all have as many tiles.
+fn known_cut(work: Work, p: &SparseDecodeParams) -> Option<Uniform> {
     let known = p.lens == 0 && (p.extra_max_tokens == 0 || p.extra_lens == 0) && p.causal == 0;
-    let whole = |n, partitions, tiles| matches!(Uniform::new(n, partitions, tiles), Uniform::Whole { .. });
-    known && !work.batch_invariant && whole(work.requests, p.partitions as i64, work.max_tiles)
+    (known && !work.batch_invariant).then(|| Uniform::new(work.requests, p.partitions as i64, work.max_tiles))
+}
+
+/// The thread blocks of a launch of the attention kernel.
+pub(super) struct Blocks {
+    /// Blocks of heads and partitions, the former running fastest.
+    pub attending: i64,
+    /// Those that follow where pieces are short and units can be split: the ones that combine, and one that ends the
+    /// rendezvous.
+    pub combining: i64,
+}
+
+impl Blocks {
+    /// `cut`: what is known of the plan.
+    pub(super) fn new(work: Work, grid: &Grid, split: &SplitLayout, cut: Option<Uniform>) -> Blocks {
+        if !is_short(work, grid) {
+            return Blocks { attending: grid.row_blocks * grid.partitions, combining: 0 };
+        }
+        // Blocks that get nothing cost time all the same.
+        let partitions = match cut {
+            Some(Uniform::Whole { each }) => ceil_div(work.requests, each),
+            Some(Uniform::Pieces(pieces)) => work.requests * pieces,
+            _ => grid.partitions,
+        };
+        let attending = grid.row_blocks * partitions;
+        if split.slots == 0 || matches!(cut, Some(Uniform::Whole { .. })) {
+            return Blocks { attending, combining: 0 };
+        }
+        // A multiprocessor that has nothing else to do can wait for the others, where most of them have not; else a
+        // block gets one late.
+        let idle = grid.multiprocessors - attending;
+        let most = if 3 * idle >= 2 * grid.multiprocessors { idle - 1 } else { grid.multiprocessors };
+        // No more than there are items for a warp, 64 a block of rows (short_combine.cuh).
+        let items = work.most_splits(grid.partitions) * (split.rows / FRAGMENT_ROWS) * 64;
+        Blocks { attending, combining: most.min(items) + 1 }
+    }
+
+    pub(super) fn all(&self) -> i64 {
+        self.attending + self.combining
+    }
 }
 
 /// What follows from the plan and the workspace.
@@ -201,8 +269,11 @@ fn common(work: Work, grid: &Grid, split: &SplitLayout, plan: u64, workspace: u6
         borders: plan + layout.borders,
         // The borders say it all in a default plan, which saves each block a read.
         requests: if work.batch_invariant { plan + layout.requests } else { 0 },
+        splits: plan + layout.splits,
         split_out: workspace + split.out,
         split_lse: workspace + split.lse,
+        rendezvous: workspace + split.rendezvous,
+        call: call_number::next(),
         units: work.requests as i32,
         row_blocks: grid.row_blocks as i32,
         partitions: grid.partitions as i32,
@@ -329,6 +400,11 @@ mod tests {
         assert_eq!(constant(config, "kHeads"), BLOCK_ROWS);
         assert_eq!(constant(config, "kTokens"), TILE_TOKENS);
         assert_eq!(constant(config, "kColumnTile"), TILE_COLUMNS);
+        let combine = include_str!("../../cuda/sm90/sparse_decode/short_combine.cuh");
+        assert_eq!(constant(combine, "kFragmentRows"), FRAGMENT_ROWS);
+        let short = include_str!("../../cuda/sm90/sparse_decode/short_config.cuh");
+        assert_eq!(constant(short, "kShortThreads"), SHORT_THREADS as i64);
+        assert!(short.contains(&format!("sizeof(ShortShared<V32>) <= {SM90_SMEM_BYTES}")));
         // The kernel asserts its need against the same number.
         let work = include_str!("../../cuda/sm90/sparse_decode/work.cuh");
         assert!(work.contains(&format!("sizeof(Shared<V32>) <= {SM90_SMEM_BYTES}")));

@@ -51,7 +51,12 @@ pub const DECODE_KERNELS: [&str; 16] = [
 ];
 pub const PREFILL_KERNELS: [&str; 2] =
     ["flashmla_sm90_sparse_prefill_rows_576", "flashmla_sm90_sparse_prefill_rows_512"];
-pub const SPARSE_KERNELS: [&str; 2] = ["flashmla_sm90_sparse_decode_v32", "flashmla_sm90_sparse_decode_v4"];
+pub const SPARSE_KERNELS: [&str; 4] = [
+    "flashmla_sm90_sparse_decode_v32",
+    "flashmla_sm90_sparse_decode_v4",
+    "flashmla_sm90_sparse_decode_v32_short",
+    "flashmla_sm90_sparse_decode_v4_short",
+];
 /// Those that are allowed more shared memory than a kernel has unasked.
 pub const LARGE_KERNELS: usize = DECODE_KERNELS.len() + PREFILL_KERNELS.len() + SPARSE_KERNELS.len();
 pub const LAYOUTS: [&str; 3] = ["plain", "v32", "v4"];

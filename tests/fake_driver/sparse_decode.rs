@@ -72,7 +72,7 @@ fn launches_of_sparse_decode() {
         let fake = Fake::open();
         let context = Context::create(0).unwrap();
 
-        let [plan, decode, combine] = launched(&fake, &context, Call::new(1, 2, 128))[..] else { panic!("not three") };
+        let [plan, decode] = launched(&fake, &context, Call::new(1, 2, 128))[..] else { panic!("not two") };
         // 132 multiprocessors, two row blocks.
         let (splits, requests) = (PLAN + 1280, PLAN + 1536);
         assert_eq!((plan.kernel(), plan.grid, plan.block), ("flashmla_plan", [1, 1, 1], [96, 1, 1]));
@@ -92,8 +92,9 @@ fn launches_of_sparse_decode() {
                 ..Default::default()
             }
         );
-        assert_eq!((decode.kernel(), decode.grid), (SPARSE_KERNELS[0], [132, 1, 1]));
-        assert_eq!((decode.shared_bytes, decode.overlaps), (232448, 1));
+        // 16 pieces of two tiles of each query token, two blocks of heads each; and blocks that combine.
+        assert_eq!((decode.kernel(), decode.grid), (SPARSE_KERNELS[2], [64 + 132 + 1, 1, 1]));
+        assert_eq!((decode.block, decode.shared_bytes, decode.overlaps), ([256, 1, 1], 232448, 1));
         let q: TensorMap = decode.parameter(0);
         assert_eq!((q.address, q.sizes), (Q, [64, 128, 9, 2, 1]));
         let p: SparseDecodeParams = decode.parameter(128);
@@ -108,15 +109,12 @@ fn launches_of_sparse_decode() {
         assert_eq!((p.num_blocks, p.page_block_size, p.causal, p.lse_empty_pos_inf), (1000, 64, 0, 0));
         // 65 slots behind cuts and two first pieces.
         assert_eq!((p.slots, p.split_out), (67, WORKSPACE));
-        assert_eq!(p.split_lse, WORKSPACE + 67 * 128 * 512 * 4);
+        assert_eq!((p.blocks, p.split_lse), (64, WORKSPACE + 67 * 128 * 512 * 4));
         assert_eq!((p.borders, p.scale_log2), (PLAN, (1.0 / 24.0 * std::f64::consts::LOG2_E) as f32));
-
-        assert_eq!((combine.kernel(), combine.grid), ("flashmla_combine", [132, 1, 1]));
-        let c: CombineParams = combine.parameter(0);
-        assert_eq!((c.b, c.h_kv, c.group, c.rows, c.tokens), (2, 1, 128, 128, 2));
-        // Two query tokens: no more can be split.
-        assert_eq!((c.splits, c.most_splits, c.slots), (splits, 2, 67));
-        assert_eq!((c.out_strides, c.lse_strides), (p.out_strides, p.lse_strides));
+        // 67 x 128 x 2 numbers are 268 times 256 bytes.
+        assert_eq!((p.splits, p.rendezvous), (splits, p.split_lse + 67 * 128 * 8));
+        let [_, again] = launched(&fake, &context, Call::new(1, 2, 128))[..] else { panic!("not two") };
+        assert_ne!(again.parameter::<SparseDecodeParams>(128).call, p.call);
 
         // Everything that may be left out, and V4.
         let mut call = Call::new(3, 2, 5);
@@ -134,24 +132,27 @@ fn launches_of_sparse_decode() {
         assert_eq!((p.lens, p.lens_strides, p.max_tokens), (TOPK_LENGTH, [1, 0], 2048));
         assert_eq!((p.extra_lens, p.extra_lens_strides, p.extra_max_tokens), (EXTRA_LENGTH, [2, 1], 100));
         assert_eq!((p.b, p.tokens, plan.kernel(), p.partitions), (6, 2, PLAN_KERNELS[1], 132));
-        assert_eq!(decode.kernel(), SPARSE_KERNELS[1]);
+        assert_eq!((decode.kernel(), decode.block), (SPARSE_KERNELS[1], [384, 1, 1]));
         let d: SparseDecodeParams = decode.parameter(128);
         assert_eq!((d.extra_kv_cache, d.extra_page_stride), (EXTRA_CACHE, 1728));
         assert_eq!((d.extra_indices, d.extra_indices_strides, d.extra_index_limit), (EXTRA_INDICES, [200, 100], 14));
         assert_eq!((d.attn_sink, d.attn_sink_stride, d.lse, d.lse_empty_pos_inf), (SINK, 3, 0, 1));
         assert_eq!((d.lens, d.extra_lens, d.extra_page_block_size), (TOPK_LENGTH, EXTRA_LENGTH, 2));
         // Two pieces of at most 34 tiles.
-        assert_eq!((d.requests, d.slots), (p.requests, 12));
+        assert_eq!((d.requests, d.splits, d.slots), (p.requests, p.splits, 12));
+        // The 5 heads have the room of 16.
+        assert_eq!((decode.grid, d.split_lse), ([132, 1, 1], WORKSPACE + 12 * 16 * 2048));
         let c: CombineParams = combine.parameter(0);
         // Quarters of 5 rows of 6 query tokens.
-        assert_eq!((combine.grid, c.splits), ([120, 1, 1], p.splits));
-        assert_eq!((c.attn_sink, c.attn_sink_stride), (SINK, 3));
+        assert_eq!((combine.kernel(), combine.grid, combine.block), ("flashmla_combine", [120, 1, 1], [256, 1, 1]));
+        assert_eq!((c.b, c.h_kv, c.group, c.rows, c.tokens, c.most_splits, c.slots), (6, 1, 5, 5, 2, 6, 12));
+        assert_eq!((c.splits, c.split_lse, c.attn_sink, c.attn_sink_stride), (p.splits, d.split_lse, SINK, 3));
     });
 }
 
-/// Two kernels where nothing is split, and none where there is nothing to do.
+/// No blocks that combine where nothing is split, and no kernels where there is nothing to do.
 #[test]
-fn no_more_launches_than_needed() {
+fn no_more_blocks_than_needed() {
     alone(Driver::Whole, &[], || {
         use_fake_kernels();
         let fake = Fake::open();
@@ -160,12 +161,20 @@ fn no_more_launches_than_needed() {
         call.params.topk = 192;
         call.params.workspace = std::ptr::null_mut();
         call.params.workspace_size = 0;
-        assert_eq!(launched(&fake, &context, call).len(), 2, "three tiles are not split");
+        let grids = |call| launched(&fake, &context, call).iter().map(|launch| launch.grid[0]).collect::<Vec<_>>();
+        assert_eq!(grids(call), [1, 64], "three tiles are not split");
         // Equal query tokens that fill the device are not split either, as long as they are known to be equal.
-        assert_eq!(launched(&fake, &context, Call::new(64, 2, 128)).len(), 2);
+        assert_eq!(grids(Call::new(64, 2, 128)), [1, 132]);
         let mut call = Call::new(64, 2, 128);
         call.params.topk_length = input(TOPK_LENGTH);
-        assert_eq!(launched(&fake, &context, call).len(), 3);
+        assert_eq!(grids(call), [1, 132, 132]);
+        // Short pieces: as many blocks as there are of those, if known, and others that combine: on the other
+        // multiprocessors, where these are most.
+        assert_eq!(grids(Call::new(1, 1, 64)), [1, 32 + 99 + 1]);
+        assert_eq!(grids(Call::new(4, 1, 64)), [1, 64 + 132 + 1]);
+        let mut call = Call::new(1, 1, 64);
+        call.params.topk_length = input(TOPK_LENGTH);
+        assert_eq!(grids(call), [1, 132 + 133]);
         for (b, s_q) in [(0, 2), (2, 0)] {
             assert!(launched(&fake, &context, Call::new(b, s_q, 64)).is_empty());
         }
@@ -174,8 +183,43 @@ fn no_more_launches_than_needed() {
         call.run(&context).unwrap();
         fake.forget();
         call.run(&context).unwrap();
-        assert_eq!((fake.count("cuLaunchKernelEx"), fake.count("cuTensorMapEncodeTiled")), (3, 1));
+        assert_eq!((fake.count("cuLaunchKernelEx"), fake.count("cuTensorMapEncodeTiled")), (2, 1));
         assert!(fake.calls().iter().all(|name| !name.contains("Alloc") && !name.contains("Synchronize")));
+    });
+}
+
+/// The kernel for short pieces where no thread block gets more than four tiles, or there is nothing longer.
+#[test]
+fn short_pieces() {
+    alone(Driver::Whole, &[], || {
+        use_fake_kernels();
+        let fake = Fake::open();
+        let context = Context::create(0).unwrap();
+        let kernel = |b, h_q, topk, flags, layout| {
+            let mut call = Call::new(b, 1, h_q);
+            (call.params.topk, call.params.flags) = (topk, flags);
+            (call.params.layout, call.params.d_qk) = layout;
+            launched(&fake, &context, call)[1].kernel().to_string()
+        };
+        let (v32, v4) = ((FLASHMLA_LAYOUT_V32, 576), (FLASHMLA_LAYOUT_V4, 512));
+        // 132 partitions: 528 tiles; 66 of two blocks of heads each.
+        for (b, h_q, topk, flags, expected) in [
+            (16, 64, 33 * 64, 0, 0),
+            (17, 64, 33 * 64, 0, 1),
+            (8, 128, 33 * 64, 0, 0),
+            (8, 65, 33 * 64 + 1, 0, 1),
+            (1, 1, 528 * 64, 0, 0),
+            (132, 16, 4 * 64, 0, 0),
+            (133, 16, 4 * 64, 0, 1),
+            (132, 16, 4 * 64, FLASHMLA_FLAG_BATCH_INVARIANT, 0),
+            (132, 16, 4 * 64 + 1, FLASHMLA_FLAG_BATCH_INVARIANT, 1),
+            (133, 16, 64, FLASHMLA_FLAG_BATCH_INVARIANT, 1),
+        ] {
+            let both = [(v32, 0), (v4, 1)].map(|(layout, i)| (kernel(b, h_q, topk, flags, layout), i));
+            for (kernel, i) in both {
+                assert_eq!(kernel, SPARSE_KERNELS[i + 2 - 2 * expected], "{b} {h_q} {topk} {flags}");
+            }
+        }
     });
 }
 
@@ -191,7 +235,8 @@ fn launches_of_dense_decode_over_fp8_pages() {
             p.flags = FLASHMLA_FLAG_CAUSAL;
             p.kv_cache.strides = [50_000, 1, 0, 0];
         });
-        assert_eq!(text(&problem.kernel_info(&context).name), SPARSE_KERNELS[0]);
+        let info = problem.kernel_info(&context);
+        assert_eq!((text(&info.name), info.thread_blocks), (SPARSE_KERNELS[0].into(), 132));
         problem.plan(&context, 0).unwrap();
         problem.run(&context, 0).unwrap();
         let [plan, decode, combine] = fake.launches()[..] else { panic!("not three launches") };
