@@ -148,25 +148,22 @@ impl Loader<'_> {
         Ok(kernels)
     }
 
-    /// A kernel's name contains that of the file it is in, and may contain shorter ones (`v32` and `v32_short`). Asking
-    /// there first keeps "not found" what it is elsewhere, an error.
+    /// A kernel's name begins with that of the file it is in: `sm90/dense_decode/bf16_576`, but `plan` for `any/plan`.
+    /// Asking only there keeps "not found" what it is elsewhere, an error.
     fn find(&self, name: &CStr) -> Result<Handle> {
         let text = name.to_string_lossy();
-        let mut files: Vec<(&str, &Handle)> = own_fatbins()
-            .zip(self.libraries)
-            .map(|((file, _), library)| (file.rsplit('/').next().unwrap_or(file), library))
-            .filter(|(file, _)| text.contains(file))
-            .collect();
-        files.sort_by_key(|(file, _)| std::cmp::Reverse(file.len()));
-        for (_, library) in files {
-            let mut kernel = Handle::default();
-            // SAFETY: a loaded library, a C string, and room for one handle.
-            match unsafe { (self.driver.cuLibraryGetKernel)(&mut kernel, *library, name.as_ptr()) } {
-                CUDA_ERROR_NOT_FOUND => continue,
-                code => self.driver.check("cuLibraryGetKernel", code)?,
-            }
-            return Ok(kernel);
+        let kernel = text.strip_prefix("flashmla_").unwrap_or(&text);
+        let holds = |file: &str| kernel.starts_with(&file.strip_prefix("any/").unwrap_or(file).replace('/', "_"));
+        let found = own_fatbins().zip(self.libraries).filter(|((file, _), _)| holds(file));
+        let Some(((file, _), library)) = found.max_by_key(|((file, _), _)| file.len()) else {
+            return err!(FLASHMLA_ERROR_INTERNAL, "kernel {text}: no fatbin has its name");
+        };
+        let mut kernel = Handle::default();
+        // SAFETY: a loaded library, a C string, and room for one handle.
+        match unsafe { (self.driver.cuLibraryGetKernel)(&mut kernel, *library, name.as_ptr()) } {
+            CUDA_ERROR_NOT_FOUND => return err!(FLASHMLA_ERROR_INTERNAL, "kernel {text} is not in the fatbin {file}"),
+            code => self.driver.check("cuLibraryGetKernel", code)?,
         }
-        err!(FLASHMLA_ERROR_INTERNAL, "kernel {} is in none of {} fatbins", text, self.libraries.len())
+        Ok(kernel)
     }
 }

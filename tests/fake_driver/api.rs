@@ -74,14 +74,14 @@ pub fn use_fake_kernels() {
         LAYOUTS.iter().map(|layout| format!("flashmla_{operation}_{layout} {bytes}\n")).collect()
     };
     let table = [
-        ("plan", image(PLAN_KERNELS.map(|name| format!("{name} {}\n", size_of::<PlanParams>())).concat())),
-        ("dense_decode", image(DECODE_KERNELS.iter().map(decode).collect())),
-        ("sparse_prefill", image(PREFILL_KERNELS.iter().map(prefill).collect())),
-        ("sparse_decode", image(SPARSE_KERNELS.iter().map(sparse_decode).collect())),
-        ("combine", image(format!("flashmla_combine {}\n", size_of::<CombineParams>()))),
-        ("kv_cache_append", image(layouts("kv_cache_append", size_of::<KvCacheAppendParams>()))),
-        ("kv_cache_gather", image(layouts("kv_cache_gather", size_of::<KvCacheGatherParams>()))),
-        ("map_indices", image(format!("flashmla_map_indices {}\n", size_of::<MapIndicesParams>()))),
+        ("any/plan", image(PLAN_KERNELS.map(|name| format!("{name} {}\n", size_of::<PlanParams>())).concat())),
+        ("sm90/dense_decode", image(DECODE_KERNELS.iter().map(decode).collect())),
+        ("sm90/sparse_prefill", image(PREFILL_KERNELS.iter().map(prefill).collect())),
+        ("sm90/sparse_decode", image(SPARSE_KERNELS.iter().map(sparse_decode).collect())),
+        ("any/combine", image(format!("flashmla_combine {}\n", size_of::<CombineParams>()))),
+        ("any/kv_cache_append", image(layouts("kv_cache_append", size_of::<KvCacheAppendParams>()))),
+        ("any/kv_cache_gather", image(layouts("kv_cache_gather", size_of::<KvCacheGatherParams>()))),
+        ("any/map_indices", image(format!("flashmla_map_indices {}\n", size_of::<MapIndicesParams>()))),
     ];
     assert_eq!(table.len(), FATBINS);
     kernels::substitute(Vec::from(table).leak());
