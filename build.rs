@@ -170,7 +170,7 @@ impl Job<'_> {
 
     /// Registers in memory cost more than they look. Kernels that need it say so, and why.
     fn check_resources(&self, log: &str) -> Result<()> {
-        if ["C7507", "C7510", "C7512", "C7520"].iter().any(|code| log.contains(code)) {
+        if ["C7507", "C7510", "C7512", "C7518", "C7520"].iter().any(|code| log.contains(code)) {
             let what = "serialises its matrix products, or ignores setmaxnreg";
             return Err(format!("{}: the compiler {what}:\n{log}", self.source.display()).into());
         }
