@@ -152,7 +152,7 @@ pub unsafe extern "C" fn flashmla_sparse_decode_query(
                 let launch = gpu.sparse_decode_kernel(&shape);
                 copy_name(&mut info.name, launch.name);
                 info.thread_blocks = launch.thread_blocks;
-                info.cluster_size = 1;
+                info.cluster_size = launch.cluster as i32;
                 info.partitions = launch.grid.partitions as i32;
             }
         }

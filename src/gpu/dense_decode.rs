@@ -131,6 +131,8 @@ pub struct Selection {
     pub name: &'static str,
     pub grid: Grid,
     pub thread_blocks: i64,
+    /// Thread blocks of a cluster.
+    pub cluster: u32,
 }
 
 impl GpuDevice {
@@ -146,7 +148,11 @@ impl GpuDevice {
             Layout::Plain => thread_blocks(shape, &grid) + combining_blocks(shape, &grid, &split),
             _ => Blocks::new(shape.into(), &grid, &split, None).all(),
         };
-        Ok(Selection { name, grid, thread_blocks })
+        let cluster = match shape.layout {
+            Layout::Plain => 1,
+            _ => super::sparse_decode::cluster(shape.into(), &grid),
+        };
+        Ok(Selection { name, grid, thread_blocks, cluster })
     }
 
     /// Writes the plan for the lengths that `lens` holds when the stream gets there.

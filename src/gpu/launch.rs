@@ -18,7 +18,7 @@ pub struct Launch {
     pub kernel: Handle,
     pub grid: u32,
     pub block: u32,
-    /// Thread blocks of a cluster. No kernel has more than one today; cuda/NOTES.md says why.
+    /// Thread blocks of a cluster.
     pub cluster: u32,
     /// Dynamic shared memory.
     pub shared_bytes: u32,

@@ -28,21 +28,55 @@ const SHORT_TILES: i64 = 4;
 const SM90_SMEM_BYTES: u32 = 232448;
 
 /// By `decode_index`.
-const DECODE: [&CStr; 4] = [
+const DECODE: [&CStr; 6] = [
     c"flashmla_sm90_sparse_decode_v32",
     c"flashmla_sm90_sparse_decode_v4",
+    c"flashmla_sm90_sparse_decode_v32_pair",
+    c"flashmla_sm90_sparse_decode_v4_pair",
     c"flashmla_sm90_sparse_decode_v32_short",
     c"flashmla_sm90_sparse_decode_v4_short",
 ];
 
 const COMBINE: &CStr = c"flashmla_combine";
 
-fn decode_index(layout: Layout, short: bool) -> usize {
+/// The kernels of a layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A thread block works by itself.
+    Single,
+    /// Blocks of neighbouring heads share a query token's K; where their number is even they work in pairs (clusters), each of
+    /// which converts a part of K for both.
+    Pair,
+    /// For short pieces.
+    Short,
+}
+
+impl Kind {
+    fn of(work: Work, grid: &Grid) -> Kind {
+        if is_short(work, grid) {
+            Kind::Short
+        } else if grid.row_blocks % 2 == 0 {
+            Kind::Pair
+        } else {
+            Kind::Single
+        }
+    }
+
+    fn cluster(self) -> u32 {
+        if self == Kind::Pair {
+            2
+        } else {
+            1
+        }
+    }
+}
+
+fn decode_index(layout: Layout, kind: Kind) -> usize {
     let layout = match layout {
         Layout::V4 => 1,
         _ => 0,
     };
-    layout + if short { 2 } else { 0 }
+    layout + 2 * kind as usize
 }
 
 /// Whether the pieces of a plan are short, whatever the lengths are that it is made for.
@@ -56,7 +90,12 @@ fn is_short(work: Work, grid: &Grid) -> bool {
 }
 
 pub fn kernel_name(layout: Layout, work: Work, grid: &Grid) -> &'static str {
-    DECODE[decode_index(layout, is_short(work, grid))].to_str().unwrap_or_default()
+    DECODE[decode_index(layout, Kind::of(work, grid))].to_str().unwrap_or_default()
+}
+
+/// Thread blocks of a cluster.
+pub fn cluster(work: Work, grid: &Grid) -> u32 {
+    Kind::of(work, grid).cluster()
 }
 
 /// The kernels of this operation.
@@ -81,6 +120,7 @@ pub struct Selection {
     pub name: &'static str,
     pub grid: Grid,
     pub thread_blocks: i64,
+    pub cluster: u32,
 }
 
 /// Numbers of entries, on the device: `[b, tokens]` where there is a tensor.
@@ -95,7 +135,8 @@ impl GpuDevice {
         let grid = Grid::of_heads(shape.h_q, self.multiprocessors());
         let split = workspace::sparse_decode::split_layout(shape, &grid);
         let thread_blocks = if shape.is_empty() { 0 } else { Blocks::new(shape.into(), &grid, &split, None).all() };
-        Selection { name: kernel_name(shape.layout, shape.into(), &grid), grid, thread_blocks }
+        let (name, cluster) = (kernel_name(shape.layout, shape.into(), &grid), cluster(shape.into(), &grid));
+        Selection { name, grid, thread_blocks, cluster }
     }
 
     /// Writes the plan for the lengths that are there when the stream gets there.
@@ -178,15 +219,16 @@ impl GpuDevice {
         if nothing_split {
             params.slots = 0;
         }
-        let short = is_short(work, grid);
+        let kind = Kind::of(work, grid);
+        let short = kind == Kind::Short;
         let blocks = Blocks::new(work, grid, split, cut);
         params.blocks = blocks.attending as i32;
         let launch = Launch {
-            kernel: self.sparse_decode.decode[decode_index(layout, short)],
+            kernel: self.sparse_decode.decode[decode_index(layout, kind)],
             // At most the multiprocessors, or with one partition a 64th of the heads, and those that combine.
             grid: blocks.all() as u32,
             block: if short { SHORT_THREADS } else { DECODE_THREADS },
-            cluster: 1,
+            cluster: kind.cluster(),
             shared_bytes: SM90_SMEM_BYTES,
             overlaps: true,
         };

@@ -51,9 +51,11 @@ pub const DECODE_KERNELS: [&str; 16] = [
 ];
 pub const PREFILL_KERNELS: [&str; 2] =
     ["flashmla_sm90_sparse_prefill_rows_576", "flashmla_sm90_sparse_prefill_rows_512"];
-pub const SPARSE_KERNELS: [&str; 4] = [
+pub const SPARSE_KERNELS: [&str; 6] = [
     "flashmla_sm90_sparse_decode_v32",
     "flashmla_sm90_sparse_decode_v4",
+    "flashmla_sm90_sparse_decode_v32_pair",
+    "flashmla_sm90_sparse_decode_v4_pair",
     "flashmla_sm90_sparse_decode_v32_short",
     "flashmla_sm90_sparse_decode_v4_short",
 ];

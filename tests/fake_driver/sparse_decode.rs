@@ -93,7 +93,7 @@ fn launches_of_sparse_decode() {
             }
         );
         // 16 pieces of two tiles of each query token, two blocks of heads each; and blocks that combine.
-        assert_eq!((decode.kernel(), decode.grid), (SPARSE_KERNELS[2], [64 + 132 + 1, 1, 1]));
+        assert_eq!((decode.kernel(), decode.grid), (SPARSE_KERNELS[4], [64 + 132 + 1, 1, 1]));
         assert_eq!((decode.block, decode.shared_bytes, decode.overlaps), ([256, 1, 1], 232448, 1));
         let q: TensorMap = decode.parameter(0);
         assert_eq!((q.address, q.sizes), (Q, [64, 128, 9, 2, 1]));
@@ -147,6 +147,45 @@ fn launches_of_sparse_decode() {
         assert_eq!((combine.kernel(), combine.grid, combine.block), ("flashmla_combine", [120, 1, 1], [256, 1, 1]));
         assert_eq!((c.b, c.h_kv, c.group, c.rows, c.tokens, c.most_splits, c.slots), (6, 1, 5, 5, 2, 6, 12));
         assert_eq!((c.splits, c.split_lse, c.attn_sink, c.attn_sink_stride), (p.splits, d.split_lse, SINK, 3));
+    });
+}
+
+/// Blocks of 64 heads work in pairs where their number is even.
+#[test]
+fn pairs_of_sparse_decode() {
+    alone(Driver::Whole, &[], || {
+        use_fake_kernels();
+        let fake = Fake::open();
+        let context = Context::create(0).unwrap();
+        for (h_q, row_blocks, cluster) in [
+            (1, 1, 1),
+            (64, 1, 1),
+            (65, 2, 2),
+            (128, 2, 2),
+            (129, 3, 1),
+            (192, 3, 1),
+            (193, 4, 2),
+            (64 * 131, 131, 1),
+            (64 * 132, 132, 2),
+            (64 * 134, 134, 2),
+        ] {
+            for (layout, d_qk, first) in [(FLASHMLA_LAYOUT_V32, 576, 0), (FLASHMLA_LAYOUT_V4, 512, 1)] {
+                let mut call = Call::new(66, 2, h_q);
+                (call.params.layout, call.params.d_qk) = (layout, d_qk);
+                // SAFETY: plain data, for which all 0 is a value.
+                let mut info: flashmla_kernel_info_t = unsafe { std::mem::zeroed() };
+                info.struct_size = size_of_val(&info);
+                // SAFETY: a context and structs of the sizes that they say.
+                outcome(unsafe { flashmla_sparse_decode_query(context.raw(), &call.params, &mut info) }).unwrap();
+                let decode = &launched(&fake, &context, call)[1];
+                let kernel = SPARSE_KERNELS[first + 2 * (cluster == 2) as usize];
+                let blocks = row_blocks * (132 / row_blocks).max(1);
+                assert_eq!((decode.kernel(), decode.cluster), (kernel, [cluster, 1, 1]), "{h_q}");
+                assert_eq!((decode.grid, decode.block), ([blocks, 1, 1], [384, 1, 1]), "{h_q}");
+                assert_eq!(text(&info.name), kernel, "{h_q}");
+                assert_eq!((info.thread_blocks, info.cluster_size), (blocks as i64, cluster as i32), "{h_q}");
+            }
+        }
     });
 }
 
@@ -217,7 +256,9 @@ fn short_pieces() {
         ] {
             let both = [(v32, 0), (v4, 1)].map(|(layout, i)| (kernel(b, h_q, topk, flags, layout), i));
             for (kernel, i) in both {
-                assert_eq!(kernel, SPARSE_KERNELS[i + 2 - 2 * expected], "{b} {h_q} {topk} {flags}");
+                // Of the others, that of pairs where there are two blocks of heads.
+                let first = if expected == 0 { 4 } else { 2 * (h_q > 64) as usize };
+                assert_eq!(kernel, SPARSE_KERNELS[first + i], "{b} {h_q} {topk} {flags}");
             }
         }
     });

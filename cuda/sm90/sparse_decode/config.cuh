@@ -11,7 +11,10 @@
 // With Q, shared memory has room for two tiles of K: one is filled while the other is in use.
 //
 // Fetching: two or three tiles ahead the indices, one or two (kLookAhead) the rows into L2, and the rows of the next tile
-// into registers while one is converted. (cuda/NOTES.md says what else was tried, pairs of blocks too.)
+// into registers while one is converted.
+//
+// Where the blocks of heads of a query token are an even number, neighbours work in pairs (clusters of two): each converts
+// half of the tokens of a tile, and the copy engine hands them to the other. (cuda/NOTES.md says what else was tried.)
 #pragma once
 #include "common/matrix.cuh"
 #include <cstdint>
@@ -23,17 +26,11 @@ constexpr int kTokens = 64;
 constexpr int kLatent = 512;       // d_v
 constexpr int kThreads = 384;
 constexpr int kStages = 2;         // tiles of K in shared memory
-constexpr int kGroupTokens = 16;   // four of them are each gather warp's
 constexpr int kColumnTile = 64;    // columns of one swizzled tile, 128 bytes
 constexpr int kQTileBytes = kHeads * kColumnTile * 2;
-// A column tile of K holds the tokens of all stages, so that its tiles of tokens lie one after another.
-constexpr int kStageRowBytes = kTokens * kColumnTile * 2;
-constexpr int kKTileBytes = kStages * kStageRowBytes;
-
-// Registers of a thread; 384 threads have 168 on average.
-constexpr int kLeftRegisters = 208;
-constexpr int kRightRegisters = 160;
-constexpr int kGatherRegisters = 136;
+// K is laid out by *octets* of tokens, and these by blocks of a column tile: an octet lies in one piece.
+constexpr int kBlockBytes = 8 * kColumnTile * 2;
+constexpr int kColumnTilesRight = 4;  // of the right half of the output
 
 // FP8 cache layouts: where the parts of a token's row lie, in bytes.
 struct V32 {
@@ -44,6 +41,8 @@ struct V32 {
     static constexpr bool kScalesInRow = true;  // 4 x FP32 behind the FP8 elements
     static constexpr int kScaleLanes = 2, kScaleWords = 2;
     static constexpr int kLookAhead = 1;  // tiles; of two, the registers for it cost more than they save
+    static constexpr bool kPair = false;
+    static constexpr int kLeftRegisters = 208, kRightRegisters = 160, kGatherRegisters = 136;
 };
 
 struct V4 {
@@ -54,6 +53,20 @@ struct V4 {
     static constexpr bool kScalesInRow = false;  // 8 x E8M0 a token, behind the rows of the page
     static constexpr int kScaleLanes = 4, kScaleWords = 1;
     static constexpr int kLookAhead = 2;
+    static constexpr bool kPair = false;
+    static constexpr int kLeftRegisters = 208, kRightRegisters = 160, kGatherRegisters = 136;
+};
+
+// Clusters of two blocks, of neighbouring heads: each converts half of the tokens for both.
+struct V32Pair : V32 {
+    static constexpr bool kPair = true;
+    static constexpr int kLeftRegisters = 240, kRightRegisters = 160, kGatherRegisters = 104;
+};
+
+struct V4Pair : V4 {
+    static constexpr int kLookAhead = 1;
+    static constexpr bool kPair = true;
+    static constexpr int kLeftRegisters = 240, kRightRegisters = 160, kGatherRegisters = 104;
 };
 
 // A tile's place in the ring of stages.

@@ -5,6 +5,7 @@
 #include "common/register_pool.cuh"
 #include "sm90/sparse_decode/gather.cuh"
 #include "sm90/sparse_decode/left.cuh"
+#include "sm90/sparse_decode/pair_gather.cuh"
 #include "sm90/sparse_decode/right.cuh"
 
 namespace flashmla::sm90::sparse_decode {
@@ -14,8 +15,10 @@ __device__ __forceinline__ void init_barriers(Shared<Layout>& s) {
     const auto init = [](uint64_t& barrier, int arrivals) { mbarrier_init(smem_address(&barrier), arrivals); };
     const int warps = 4 * kArrivalsOfWarp;
     for (int i = 0; i < kStages; ++i) {
-        init(s.k_full[i], warps);
-        init(s.k_empty[i], 2 * warps);
+        for (int half = 0; half < 2; ++half) {
+            init(s.k_full[half][i], warps);
+            init(s.k_empty[half][i], 2 * warps);
+        }
     }
     init(s.q_full, 1);
     init(s.q_empty, warps);
@@ -36,19 +39,29 @@ __device__ __forceinline__ void run(const TensorMap* q, const SparseDecodeParams
         prefetch_tensor_map(q);
         init_barriers(s);
     }
-    __syncthreads();
+    if constexpr (Layout::kPair) {
+        cluster_arrive();
+        cluster_wait();
+    } else {
+        __syncthreads();
+    }
     grid_dependency_wait();
 
     const int role = __shfl_sync(~0u, threadIdx.x / 128, 0);
     if (role == 0) {
-        register_pool_acquire<kLeftRegisters>();
+        register_pool_acquire<Layout::kLeftRegisters>();
         Left<Layout>(p, q, s).run();
     } else if (role == 1) {
-        register_pool_release<kRightRegisters>();
+        register_pool_release<Layout::kRightRegisters>();
         Right<Layout>(p, s).run();
     } else {
-        register_pool_release<kGatherRegisters>();
-        Gather<Layout>(p, s).run();
+        register_pool_release<Layout::kGatherRegisters>();
+        std::conditional_t<Layout::kPair, PairGather<Layout>, Gather<Layout>>(p, s).run();
+    }
+    if constexpr (Layout::kPair) {
+        // The other block may still say that it is done with a stage.
+        cluster_arrive();
+        cluster_wait();
     }
 }
 

@@ -22,12 +22,13 @@ template <class Layout>
 class Left {
   public:
     __device__ __forceinline__ Left(const SparseDecodeParams& p, const TensorMap* q, Shared<Layout>& s)
-        : p_(p), q_map_(q), shared_(smem_base(&s)), lane_(kept(threadIdx.x % 32)), place_(p) {
+        : p_(p), q_map_(q), shared_(smem_base(&s)), lane_(kept_lane()), place_(p) {
         const uint32_t warp = threadIdx.x / 32 % 4, matrix = lane_ / 8;
         const uint32_t p_row = warp * 16 + (matrix & 1) * 8 + lane_ % 8;
         p_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, p) + swizzle_128b(p_row, matrix >> 1));
         rescale_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, rescale) + row_of_thread(0) * 4);
         rescales_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, rescales) + warp * 4);
+        other_ = Layout::kPair ? way_to_other(shared_) : 0;
     }
 
     __device__ __forceinline__ void run() {
@@ -45,16 +46,10 @@ class Left {
             if (piece.tile_begin < piece.tile_end) {
                 mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, q_full), q_phase_);
                 q_phase_ ^= 1;
-                for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) {
-                    scores();
-                    if (tile + 1 == piece.tile_end) {
-                        mbarrier_arrive_warp(FLASHMLA_SPARSE_SHARED(shared_, q_empty), lane_);
-                        if (more) load_q(next);
-                    }
-                    mask();
-                    raise_references();
-                    weights();
-                    product(acc);
+                if constexpr (Layout::kPair) {
+                    attend_in_pair(acc, piece, next, more);
+                } else {
+                    attend_alone(acc, piece, next, more);
                 }
             } else if (more) {
                 load_q(next);
@@ -67,6 +62,7 @@ class Left {
   private:
     static constexpr int kColumnTiles = Shared<Layout>::kColumnTiles;
     static constexpr int kSteps = Layout::kHeadDim / 16;
+    static constexpr int kOctetBytes = Shared<Layout>::kOctetBytes, kStageBytes = Shared<Layout>::kStageBytes;
 
     // Q of a piece, when all warps are done with the one before. Heads past the last one arrive as zeros.
     __device__ __forceinline__ void load_q(const Piece& piece) {
@@ -84,22 +80,143 @@ class Left {
         q_issued_ ^= 1;
     }
 
-    __device__ __forceinline__ void scores() {
-        const uint64_t k =
-            wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, k) + ring_.stage * kStageRowBytes, 1024, 0);
-        const uint64_t q = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, q), 1024, 0);
-        mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8, ring_.phase);
+    // A descriptor of a stage of K, which the compiler is to see as one value of the warp.
+    template <bool kOfOutput>
+    __device__ __forceinline__ uint64_t k_descriptor() const {
+        const uint32_t at = __shfl_sync(~0u, shared_, 0) + __shfl_sync(~0u, ring_.stage, 0) * kStageBytes;
+        return wgmma_descriptor(FLASHMLA_SPARSE_SHARED(at, k), kOctetBytes, kOfOutput ? kBlockBytes : 0);
+    }
+
+    // The barriers of a stage of K.
+    __device__ __forceinline__ uint32_t k_full(int half) const {
+        return FLASHMLA_SPARSE_SHARED(shared_, k_full) + (half * kStages + ring_.stage) * 8;
+    }
+
+    // Products of the scores, the columns in the order in which K has them.
+    template <int kFrom, int kTo>
+    __device__ __forceinline__ void scores(uint64_t q, uint64_t k) {
+#pragma unroll
+        for (int step = kFrom; step < kTo; ++step) {
+            const int block = step / 4, at = step % 4 * 32;
+            wgmma_m64n64k16_ss<Bf16>(score_, q + ((Shared<Layout>::column_tile(block) * kQTileBytes + at) >> 4),
+                                     k + ((block * kBlockBytes + at) >> 4), step > 0);
+        }
+    }
+
+    // Waits where products are in flight: the compiler must see that no thread goes another way.
+    __device__ __forceinline__ void wait_together(uint32_t barrier) const {
+        while (!__all_sync(~0u, mbarrier_try(barrier, ring_.phase))) {}
+    }
+
+    // Issues the products of a tile's scores. `between` is called when the first of them are.
+    template <class Between>
+    __device__ __forceinline__ void issue_scores(Between between) {
+        // Left to itself the compiler keeps the descriptors of all products in registers from one tile to the next.
+        const uint64_t q = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(__shfl_sync(~0u, shared_, 0), q), 1024, 0);
+        const uint64_t k = k_descriptor<false>();
+        constexpr int kFirst = 8, kRight = Shared<Layout>::kRightBlock * 4;
+        wait_together(k_full(0));
         pin(score_);
         wgmma_fence();
-#pragma unroll
-        for (int step = 0; step < kSteps; ++step) {
-            const int c = step / 4, i = step % 4;
-            wgmma_m64n64k16_ss<Bf16>(score_, q + ((c * kQTileBytes + i * 32) >> 4), k + ((c * kKTileBytes + i * 32) >> 4),
-                                     step > 0);
-        }
+        scores<0, kFirst>(q, k);
+        wgmma_commit();
+        between();
+        scores<kFirst, kRight>(q, k);
+        wait_together(k_full(1));
+        wgmma_fence();
+        scores<kRight, kSteps>(q, k);
         wgmma_commit();
         wgmma_wait<0>();
         pin(score_);
+    }
+
+    // P V of the left columns.
+    __device__ __forceinline__ void issue_product(float (&acc)[128]) { issue_product(acc, k_descriptor<true>()); }
+    __device__ __forceinline__ void issue_product(float (&acc)[128], uint64_t v) {
+        pin(acc);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < kTokens / 16; ++i)
+            wgmma_m64n256k16_rv_bf16(acc, packed_[i], v + i * (2 * kOctetBytes >> 4), 1);
+        wgmma_commit();
+    }
+
+    // The tile is done with.
+    __device__ __forceinline__ void finish_product(float (&acc)[128]) {
+        wgmma_wait<0>();
+        pin(acc);
+        free_stage<Layout>(k_empty(), lane_, other_);
+        __syncwarp();
+        ring_.advance();
+    }
+
+    // The tiles of a piece, in a pair: the scores of a tile follow P V of the one before without a pause in the matrix
+    // units, and half of its columns may come while the others are multiplied.
+    __device__ __forceinline__ void attend_in_pair(float (&acc)[128], const Piece& piece, const Piece& next, bool more) {
+        issue_scores([] {});
+        for (int left = piece.tile_end - piece.tile_begin;; --left) {
+            softmax();
+            rescale(acc);
+            if (left == 1) break;
+            issue_product(acc);
+            store_p();
+            const uint32_t done = k_empty();
+            ring_.advance();
+            issue_scores([&] {
+                wgmma_wait<1>();
+                pin(acc);
+                free_stage<Layout>(done, lane_, other_);
+            });
+        }
+        mbarrier_arrive_warp(FLASHMLA_SPARSE_SHARED(shared_, q_empty), lane_);
+        issue_product(acc);
+        store_p();
+        if (more) load_q(next);
+        finish_product(acc);
+    }
+
+    // Alone: here tiles come late, and a stage is free sooner if P V is not waited for behind the scores.
+    __device__ __forceinline__ void attend_alone(float (&acc)[128], const Piece& piece, const Piece& next, bool more) {
+        for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) {
+            const uint64_t k =
+                wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, k) + ring_.stage * kStageBytes, kOctetBytes, 0);
+            const uint64_t q = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, q), 1024, 0);
+            mbarrier_wait(k_full(0), ring_.phase);
+            pin(score_);
+            wgmma_fence();
+            scores<0, kSteps>(q, k);
+            wgmma_commit();
+            wgmma_wait<0>();
+            pin(score_);
+            if (tile + 1 == piece.tile_end) {
+                mbarrier_arrive_warp(FLASHMLA_SPARSE_SHARED(shared_, q_empty), lane_);
+                if (more) load_q(next);
+            }
+            softmax();
+            rescale(acc);
+            const uint64_t v = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, k) + ring_.stage * kStageBytes,
+                                                kOctetBytes, kBlockBytes);
+            issue_product(acc, v);
+            // Meanwhile P goes to the right warpgroup: the next scores wait for these products.
+            store_p();
+            finish_product(acc);
+        }
+    }
+
+    __device__ __forceinline__ void softmax() {
+        mask();
+        raise_references();
+        weights();
+    }
+
+    __device__ __forceinline__ void rescale(float (&acc)[128]) const {
+        if (!raised_) return;
+#pragma unroll
+        for (int i = 0; i < 128; ++i) acc[i] *= rescale_[i / 2 % 2];
+    }
+
+    __device__ __forceinline__ uint32_t k_empty() const {
+        return FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8;
     }
 
     // P to the right warpgroup, when it is done with the one before.
@@ -118,33 +235,14 @@ class Left {
         mbarrier_arrive_warp(FLASHMLA_SPARSE_SHARED(shared_, p_full), lane_);
     }
 
-    // P V of the left columns. P goes to the right warpgroup after these products were issued: the next scores wait
-    // for them.
-    __device__ __forceinline__ void product(float (&acc)[128]) {
-        if (raised_) {
-#pragma unroll
-            for (int i = 0; i < 128; ++i) acc[i] *= rescale_[i / 2 % 2];
-        }
-        const uint64_t v =
-            wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, k) + ring_.stage * kStageRowBytes, 1024, kKTileBytes);
-        pin(acc);
-        wgmma_fence();
-#pragma unroll
-        for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_rv_bf16(acc, packed_[i], v + i * (16 * 128 >> 4), 1);
-        wgmma_commit();
-        // Meanwhile.
-        store_p();
-        wgmma_wait<0>();
-        pin(acc);
-        mbarrier_arrive_warp(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8, lane_);
-        __syncwarp();
-        ring_.advance();
-    }
-
     // Tokens that do not exist.
     __device__ __forceinline__ void mask() {
+        if constexpr (Layout::kPair) {
+            mask_pair();
+            return;
+        }
         uint32_t words[2];
-        load_shared_8(words, FLASHMLA_SPARSE_SHARED(shared_, valid) + ring_.stage * 8);
+        load_shared_8(words, FLASHMLA_SPARSE_SHARED(shared_, valid) + ring_.stage * Shared<Layout>::kValidBytes);
         if ((words[0] & words[1]) == ~0u) return;
         // This thread's columns are 8 k + 2 t and the next, t = lane % 4: of gather warps t / 2 (even k) and
         // 2 + t / 2, and therein tokens 2 (t % 2) and the next of quad k / 2.
@@ -154,6 +252,23 @@ class Left {
         for (int i = 0; i < 32; ++i) {
             const int k = i / 4;
             if (!((k % 2 ? odd : even) >> (k / 2 * 4 + i % 2) & 1)) score_[i] = -INFINITY;
+        }
+    }
+
+    __device__ __forceinline__ void mask_pair() {
+        uint32_t octets[2][4];
+        const uint32_t at = FLASHMLA_SPARSE_SHARED(shared_, valid) + ring_.stage * Shared<Layout>::kValidBytes;
+        load_shared_16(octets[0], at);
+        load_shared_16(octets[1], at + 16);
+        uint32_t all = octets[0][0] & octets[1][0];
+#pragma unroll
+        for (int i = 1; i < 4; ++i) all &= octets[0][i] & octets[1][i];
+        if (all == 0xff) return;
+        // This thread's columns are 8 k + 2 t and the next, t = lane % 4.
+#pragma unroll
+        for (int i = 0; i < 32; ++i) {
+            const int k = i / 4;
+            if (!(octets[k / 4][k % 4] >> (lane_ % 4 * 2 + i % 2) & 1)) score_[i] = -INFINITY;
         }
     }
 
@@ -242,6 +357,7 @@ class Left {
     const Place place_;
     // Where this thread stores the first of its matrices of P, its factors, and whether its warp has any.
     uint32_t p_at_, rescale_at_, rescales_at_;
+    uint32_t other_;  // in a pair, from an address to the other block's
     Ring ring_;
     uint32_t p_phase_ = 0, q_phase_ = 0, q_issued_ = 0, final_phase_ = 0;
     float score_[32];

@@ -11,9 +11,10 @@ template <class Layout>
 class Right {
   public:
     __device__ __forceinline__ Right(const SparseDecodeParams& p, Shared<Layout>& s)
-        : p_(p), shared_(smem_base(&s)), lane_(kept(threadIdx.x % 32)), place_(p) {
+        : p_(p), shared_(smem_base(&s)), lane_(kept_lane()), place_(p) {
         rescale_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, rescale) + row_of_thread(0) * 4);
         rescales_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, rescales) + threadIdx.x / 32 % 4 * 4);
+        other_ = Layout::kPair ? way_to_other(shared_) : 0;
     }
 
     __device__ __forceinline__ void run() {
@@ -30,14 +31,18 @@ class Right {
     }
 
   private:
+    static constexpr int kOctetBytes = Shared<Layout>::kOctetBytes;
+    // Where the barriers of its columns lie among those of K.
+    static constexpr int kHalf = Layout::kPair ? kStages * 8 : 0;
+
     __device__ __forceinline__ void product(float (&acc)[128]) {
         // The left warpgroup saw this barrier complete; so must who reads the tile. Here, not after P came: from
         // then on time counts.
-        mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8, ring_.phase);
+        mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, k_full) + kHalf + ring_.stage * 8, ring_.phase);
         uint64_t p = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, p), 1024, 0);
-        uint64_t v = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, k) + kColumns / kColumnTile * kKTileBytes +
-                                          ring_.stage * kStageRowBytes,
-                                      1024, kKTileBytes);
+        uint64_t v = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, k) + Shared<Layout>::kRightBlock * kBlockBytes +
+                                          ring_.stage * Shared<Layout>::kStageBytes,
+                                      kOctetBytes, kBlockBytes);
         // Computed here, not after the wait.
         asm volatile("" : "+l"(p), "+l"(v));
         mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, p_full), p_phase_);
@@ -51,14 +56,13 @@ class Right {
         pin(acc);
         wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
+        for (int i = 0; i < kTokens / 16; ++i)
+            wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (2 * kOctetBytes >> 4), 1);
         wgmma_commit();
         wgmma_wait<0>();
         pin(acc);
-        if (arrives_for_warp(lane_)) {
-            mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, p_empty));
-            mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8);
-        }
+        mbarrier_arrive_warp(FLASHMLA_SPARSE_SHARED(shared_, p_empty), lane_);
+        free_stage<Layout>(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + kHalf + ring_.stage * 8, lane_, other_);
         __syncwarp();
         ring_.advance();
     }
@@ -76,6 +80,7 @@ class Right {
     const SparseDecodeParams& p_;
     const uint32_t shared_, lane_;
     const Place place_;
+    uint32_t other_;  // in a pair, from an address to the other block's
     uint32_t rescale_at_, rescales_at_;  // of this thread's rows, and of its warp
     Ring ring_;
     uint32_t p_phase_ = 0, final_phase_ = 0;

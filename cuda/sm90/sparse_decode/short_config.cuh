@@ -15,6 +15,10 @@ namespace flashmla::sm90::sparse_decode {
 constexpr int kShortThreads = 256;
 constexpr int kShortWarps = kShortThreads / 32;
 constexpr int kStepTiles = 2;
+constexpr int kGroupTokens = 16;  // of a tile
+// A column tile of K holds the tokens of both tiles, so that these lie one after another.
+constexpr int kStageRowBytes = kTokens * kColumnTile * 2;
+constexpr int kKTileBytes = kStepTiles * kStageRowBytes;
 constexpr int kWarpTokens = kStepTiles * kTokens / kShortWarps;
 static_assert(kWarpTokens == 16 && kStepTiles == kStages);
 

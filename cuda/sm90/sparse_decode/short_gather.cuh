@@ -9,8 +9,8 @@
 #include "common/mbarrier.cuh"
 #include "common/shared.cuh"
 #include "common/tma.cuh"
-#include "sm90/sparse_decode/gather.cuh"
 #include "sm90/sparse_decode/short_config.cuh"
+#include "sm90/sparse_decode/tiles.cuh"
 
 namespace flashmla::sm90::sparse_decode {
 

@@ -6,13 +6,6 @@ namespace flashmla::sm90::sparse_decode {
 
 constexpr int kColumns = kLatent / 2;  // of a warpgroup
 
-// What the loop over tiles needs is kept in a register; left to itself the compiler computes it anew from special
-// registers each time, and to read one takes hundreds of clocks beside warps that load and store.
-__device__ __forceinline__ uint32_t kept(uint32_t value) {
-    asm volatile("" : "+r"(value));
-    return value;
-}
-
 // The row of the accumulator that a thread holds, of two: `half` 0 or 1.
 __device__ __forceinline__ int row_of_thread(int half) {
     return threadIdx.x / 32 % 4 * 16 + half * 8 + threadIdx.x % 32 / 4;

@@ -1,11 +1,14 @@
 // The pieces of work of a thread block: what the plan gives its partition.
 #pragma once
+#include "common/cluster.cuh"
 #include "common/divide.cuh"
 #include "common/lengths.cuh"
+#include "common/mbarrier.cuh"
 #include "common/plan.cuh"
 #include "flashmla_params.h"
 #include "sm90/sparse_decode/config.cuh"
 #include <cstddef>
+#include <type_traits>
 
 namespace flashmla::sm90::sparse_decode {
 
@@ -91,7 +94,17 @@ template <class Layout>
 struct Shared {
     static constexpr int kColumnTiles = Layout::kHeadDim / kColumnTile;
 
-    alignas(1024) uint8_t k[kColumnTiles][kKTileBytes];
+    static constexpr int kOctetBytes = kColumnTiles * kBlockBytes;
+    static constexpr int kStageBytes = kTokens / 8 * kOctetBytes;
+    // The blocks of an octet: of the columns of the left half of the output, of those that only the scores need, and from
+    // here on of the right half.
+    static constexpr int kRightBlock = kColumnTiles - kColumnTilesRight;
+    static constexpr int kRopeBlock = kColumnTiles == 9 ? 4 : 7;
+    static __host__ __device__ constexpr int column_tile(int block) {
+        return block < 4 ? block : block < kRightBlock ? block + 4 : block + 4 - kRightBlock;
+    }
+
+    alignas(1024) uint8_t k[kStages][kStageBytes];
     alignas(1024) uint8_t q[kColumnTiles][kQTileBytes];
     alignas(1024) uint8_t p[kQTileBytes];
     // What the output rows are multiplied by before P V is added, and at the end of a piece.
@@ -102,15 +115,46 @@ struct Shared {
     // the tiles that are looked up ahead; and the scales, by parity, pair and what a lane needs of them together.
     alignas(16) uint64_t rows[Layout::kLookAhead][4][2][8];
     alignas(16) uint32_t scales[4][2][Layout::kScaleLanes][8][Layout::kScaleWords];
-    // Which tokens of a tile exist: bit 4 g + j of warp w's word is token 16 g + 4 w + j.
-    alignas(8) uint16_t valid[kStages][4];
-    uint64_t k_full[kStages], k_empty[kStages];
+    // Which tokens of a tile exist: bit 4 g + j of warp w's word is token 16 g + 4 w + j; in a pair, bit j of the word
+    // of warp w of block r is token 32 r + 8 w + j.
+    using Valid = std::conditional_t<Layout::kPair, uint32_t, uint16_t>;
+    static constexpr int kValidBytes = (Layout::kPair ? 8 : 4) * sizeof(Valid);
+    alignas(16) Valid valid[kStages][kValidBytes / sizeof(Valid)];
+    // In a pair: of the columns that the left warpgroup reads, and of the right one's. Alone: of all, in the first.
+    uint64_t k_full[2][kStages], k_empty[2][kStages];
     uint64_t q_full, q_empty;
     uint64_t p_full, p_empty;
     uint64_t final_full, final_empty;
 };
 
-static_assert(sizeof(Shared<V32>) <= 232448 && sizeof(Shared<V4>) <= 232448, "more than a thread block can have");
+static_assert(sizeof(Shared<V32>) <= 232448 && sizeof(Shared<V4>) <= 232448 && sizeof(Shared<V32Pair>) <= 232448 &&
+                  sizeof(Shared<V4Pair>) <= 232448,
+              "more than a thread block can have");
+
+// What the loop over tiles needs is kept in a register; left to itself the compiler computes it anew from special
+// registers each time, and to read one takes hundreds of clocks beside warps that load and store.
+__device__ __forceinline__ uint32_t kept(uint32_t value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
+// The number of the lane. The assembler, too, would rather read a special register again; it does not see through a
+// shuffle.
+__device__ __forceinline__ uint32_t kept_lane() { return __shfl_sync(~0u, threadIdx.x % 32, threadIdx.x); }
+
+// From an address of this block to the same one of the other block of the pair.
+__device__ __forceinline__ uint32_t way_to_other(uint32_t shared) {
+    return kept(cluster_address(shared, cluster_rank() ^ 1) - shared);
+}
+
+// A reader of K is done with a stage, or its half of one: it tells who fills it, in a pair both blocks.
+template <class Layout>
+__device__ __forceinline__ void free_stage(uint32_t barrier, uint32_t lane, uint32_t other) {
+    if (arrives_for_warp(lane)) {
+        mbarrier_arrive(barrier);
+        if (Layout::kPair) mbarrier_arrive_cluster(barrier + other);
+    }
+}
 
 // Address of a member of Shared, given that of the struct.
 #define FLASHMLA_SPARSE_SHARED(base, member) ((base) + uint32_t(offsetof(Shared<Layout>, member)))

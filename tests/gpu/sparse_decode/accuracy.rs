@@ -53,6 +53,24 @@ fn head_counts() {
     check_all(&session, vary(specs, 1));
 }
 
+/// The kernels for long pieces, of which a batch-invariant plan has more than four tiles: alone, in pairs, and with an odd
+/// number of blocks of heads.
+#[test]
+fn long_pieces() {
+    let session = sparse_or_skip!(Any);
+    let specs = layouts(|layout| {
+        let mut specs = Vec::new();
+        for (i, h_q) in [16, 64, 65, 100, 128, 129, 200, 256].into_iter().enumerate() {
+            for (j, topk) in [257, 320, 333, 641].into_iter().enumerate() {
+                let masked = [0, 10, 60][(i + j) % 3];
+                specs.push(Spec { layout, h_q, topk, masked, empty_every: (j % 2 * 3) as i64, ..Spec::default() });
+            }
+        }
+        specs
+    });
+    check_all(&session, vary(specs, 77).into_iter().map(|spec| Spec { invariant: true, ..spec }).collect());
+}
+
 #[test]
 fn numbers_of_indices() {
     let session = sparse_or_skip!(Any);

@@ -1,0 +1,48 @@
+// Thread blocks of a cluster: each other's shared memory, and waiting for each other.
+//
+// Barriers here have the default scope: cluster scope would empty L1 at every wait and drain all writes at every
+// arrival (cuda/NOTES.md). What passes between blocks is data of the copy engine, which counts on a barrier, and "this
+// buffer is free".
+#pragma once
+#include <cstdint>
+
+namespace flashmla {
+
+// What `address` of this block is called in block `rank` of the cluster.
+__device__ __forceinline__ uint32_t cluster_address(uint32_t address, uint32_t rank) {
+    uint32_t mapped;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(address), "r"(rank));
+    return mapped;
+}
+
+__device__ __forceinline__ uint32_t cluster_rank() {
+    uint32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+// All threads of all blocks of the cluster, in two halves.
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.aligned;" ::: "memory"); }
+
+// Arrives at a barrier of any block of the cluster.
+__device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// From this block's shared memory to another's, by the copy engine; the bytes count on a barrier there.
+__device__ __forceinline__ void copy_to_cluster(uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+        "r"(from), "r"(bytes), "r"(barrier)
+        : "memory");
+}
+
+// A word, whose four bytes count likewise.
+__device__ __forceinline__ void store_to_cluster(uint32_t to, uint32_t value, uint32_t barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [%0], %1, [%2];" ::"r"(to), "r"(value),
+                 "r"(barrier)
+                 : "memory");
+}
+
+}  // namespace flashmla
