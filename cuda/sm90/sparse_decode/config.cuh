@@ -33,6 +33,9 @@ constexpr int kBlockBytes = 8 * kColumnTile * 2;
 constexpr int kColumnTilesRight = 4;  // of the right half of the output
 
 // FP8 cache layouts: where the parts of a token's row lie, in bytes.
+// `kByColumns`: how K is laid out, by column tiles that hold the tokens of both stages (and one gather loop, gather_ahead.cuh,
+// goes with it), or by octets. `kKeepsLane`: whether a thread keeps its number in a register come what may, or the assembler
+// may read it again; V4 alone has no register for it.
 struct V32 {
     static constexpr int kHeadDim = 576;
     static constexpr int kFp8 = 512;       // elements of FP8, the first columns
@@ -42,6 +45,7 @@ struct V32 {
     static constexpr int kScaleLanes = 2, kScaleWords = 2;
     static constexpr int kLookAhead = 1;  // tiles; of two, the registers for it cost more than they save
     static constexpr bool kPair = false;
+    static constexpr bool kByColumns = false, kKeepsLane = true;
     static constexpr int kLeftRegisters = 208, kRightRegisters = 160, kGatherRegisters = 136;
 };
 
@@ -54,6 +58,7 @@ struct V4 {
     static constexpr int kScaleLanes = 4, kScaleWords = 1;
     static constexpr int kLookAhead = 2;
     static constexpr bool kPair = false;
+    static constexpr bool kByColumns = true, kKeepsLane = false;
     static constexpr int kLeftRegisters = 208, kRightRegisters = 160, kGatherRegisters = 136;
 };
 
@@ -66,6 +71,7 @@ struct V32Pair : V32 {
 struct V4Pair : V4 {
     static constexpr int kLookAhead = 1;
     static constexpr bool kPair = true;
+    static constexpr bool kByColumns = false, kKeepsLane = true;
     static constexpr int kLeftRegisters = 240, kRightRegisters = 160, kGatherRegisters = 104;
 };
 

@@ -4,6 +4,7 @@
 #include "common/mbarrier.cuh"
 #include "common/register_pool.cuh"
 #include "sm90/sparse_decode/gather.cuh"
+#include "sm90/sparse_decode/gather_ahead.cuh"
 #include "sm90/sparse_decode/left.cuh"
 #include "sm90/sparse_decode/pair_gather.cuh"
 #include "sm90/sparse_decode/right.cuh"
@@ -15,7 +16,7 @@ __device__ __forceinline__ void init_barriers(Shared<Layout>& s) {
     const auto init = [](uint64_t& barrier, int arrivals) { mbarrier_init(smem_address(&barrier), arrivals); };
     const int warps = 4 * kArrivalsOfWarp;
     for (int i = 0; i < kStages; ++i) {
-        for (int half = 0; half < 2; ++half) {
+        for (int half = 0; half < Shared<Layout>::kHalves; ++half) {
             init(s.k_full[half][i], warps);
             init(s.k_empty[half][i], 2 * warps);
         }
@@ -56,7 +57,8 @@ __device__ __forceinline__ void run(const TensorMap* q, const SparseDecodeParams
         Right<Layout>(p, s).run();
     } else {
         register_pool_release<Layout::kGatherRegisters>();
-        std::conditional_t<Layout::kPair, PairGather<Layout>, Gather<Layout>>(p, s).run();
+        using Alone = std::conditional_t<Layout::kByColumns, GatherAhead<Layout>, Gather<Layout>>;
+        std::conditional_t<Layout::kPair, PairGather<Layout>, Alone>(p, s).run();
     }
     if constexpr (Layout::kPair) {
         // The other block may still say that it is done with a stage.

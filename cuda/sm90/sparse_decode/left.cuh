@@ -22,7 +22,7 @@ template <class Layout>
 class Left {
   public:
     __device__ __forceinline__ Left(const SparseDecodeParams& p, const TensorMap* q, Shared<Layout>& s)
-        : p_(p), q_map_(q), shared_(smem_base(&s)), lane_(kept_lane()), place_(p) {
+        : p_(p), q_map_(q), shared_(smem_base(&s)), lane_(lane_of_thread<Layout>()), place_(p) {
         const uint32_t warp = threadIdx.x / 32 % 4, matrix = lane_ / 8;
         const uint32_t p_row = warp * 16 + (matrix & 1) * 8 + lane_ % 8;
         p_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, p) + swizzle_128b(p_row, matrix >> 1));
@@ -62,6 +62,7 @@ class Left {
   private:
     static constexpr int kColumnTiles = Shared<Layout>::kColumnTiles;
     static constexpr int kSteps = Layout::kHeadDim / 16;
+    static constexpr int kBlockStride = Shared<Layout>::kBlockStride;
     static constexpr int kOctetBytes = Shared<Layout>::kOctetBytes, kStageBytes = Shared<Layout>::kStageBytes;
 
     // Q of a piece, when all warps are done with the one before. Heads past the last one arrive as zeros.
@@ -84,7 +85,7 @@ class Left {
     template <bool kOfOutput>
     __device__ __forceinline__ uint64_t k_descriptor() const {
         const uint32_t at = __shfl_sync(~0u, shared_, 0) + __shfl_sync(~0u, ring_.stage, 0) * kStageBytes;
-        return wgmma_descriptor(FLASHMLA_SPARSE_SHARED(at, k), kOctetBytes, kOfOutput ? kBlockBytes : 0);
+        return wgmma_descriptor(FLASHMLA_SPARSE_SHARED(at, k), kOctetBytes, kOfOutput ? kBlockStride : 0);
     }
 
     // The barriers of a stage of K.
@@ -99,7 +100,7 @@ class Left {
         for (int step = kFrom; step < kTo; ++step) {
             const int block = step / 4, at = step % 4 * 32;
             wgmma_m64n64k16_ss<Bf16>(score_, q + ((Shared<Layout>::column_tile(block) * kQTileBytes + at) >> 4),
-                                     k + ((block * kBlockBytes + at) >> 4), step > 0);
+                                     k + ((block * kBlockStride + at) >> 4), step > 0);
         }
     }
 
@@ -195,7 +196,7 @@ class Left {
             softmax();
             rescale(acc);
             const uint64_t v = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, k) + ring_.stage * kStageBytes,
-                                                kOctetBytes, kBlockBytes);
+                                                kOctetBytes, kBlockStride);
             issue_product(acc, v);
             // Meanwhile P goes to the right warpgroup: the next scores wait for these products.
             store_p();

@@ -11,7 +11,7 @@ template <class Layout>
 class Right {
   public:
     __device__ __forceinline__ Right(const SparseDecodeParams& p, Shared<Layout>& s)
-        : p_(p), shared_(smem_base(&s)), lane_(kept_lane()), place_(p) {
+        : p_(p), shared_(smem_base(&s)), lane_(lane_of_thread<Layout>()), place_(p) {
         rescale_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, rescale) + row_of_thread(0) * 4);
         rescales_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, rescales) + threadIdx.x / 32 % 4 * 4);
         other_ = Layout::kPair ? way_to_other(shared_) : 0;
@@ -31,7 +31,7 @@ class Right {
     }
 
   private:
-    static constexpr int kOctetBytes = Shared<Layout>::kOctetBytes;
+    static constexpr int kBlockStride = Shared<Layout>::kBlockStride, kOctetBytes = Shared<Layout>::kOctetBytes;
     // Where the barriers of its columns lie among those of K.
     static constexpr int kHalf = Layout::kPair ? kStages * 8 : 0;
 
@@ -40,9 +40,9 @@ class Right {
         // then on time counts.
         mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, k_full) + kHalf + ring_.stage * 8, ring_.phase);
         uint64_t p = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, p), 1024, 0);
-        uint64_t v = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, k) + Shared<Layout>::kRightBlock * kBlockBytes +
+        uint64_t v = wgmma_descriptor(FLASHMLA_SPARSE_SHARED(shared_, k) + Shared<Layout>::kRightBlock * kBlockStride +
                                           ring_.stage * Shared<Layout>::kStageBytes,
-                                      kOctetBytes, kBlockBytes);
+                                      kOctetBytes, kBlockStride);
         // Computed here, not after the wait.
         asm volatile("" : "+l"(p), "+l"(v));
         mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, p_full), p_phase_);
@@ -61,8 +61,15 @@ class Right {
         wgmma_commit();
         wgmma_wait<0>();
         pin(acc);
-        mbarrier_arrive_warp(FLASHMLA_SPARSE_SHARED(shared_, p_empty), lane_);
-        free_stage<Layout>(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + kHalf + ring_.stage * 8, lane_, other_);
+        if constexpr (Layout::kByColumns) {
+            if (arrives_for_warp(lane_)) {
+                mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, p_empty));
+                mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + ring_.stage * 8);
+            }
+        } else {
+            mbarrier_arrive_warp(FLASHMLA_SPARSE_SHARED(shared_, p_empty), lane_);
+            free_stage<Layout>(FLASHMLA_SPARSE_SHARED(shared_, k_empty) + kHalf + ring_.stage * 8, lane_, other_);
+        }
         __syncwarp();
         ring_.advance();
     }

@@ -94,7 +94,9 @@ template <class Layout>
 struct Shared {
     static constexpr int kColumnTiles = Layout::kHeadDim / kColumnTile;
 
-    static constexpr int kOctetBytes = kColumnTiles * kBlockBytes;
+    // From a block of an octet to the next, from octet to octet, and from stage to stage.
+    static constexpr int kBlockStride = Layout::kByColumns ? kStages * kTokens / 8 * kBlockBytes : kBlockBytes;
+    static constexpr int kOctetBytes = Layout::kByColumns ? kBlockBytes : kColumnTiles * kBlockBytes;
     static constexpr int kStageBytes = kTokens / 8 * kOctetBytes;
     // The blocks of an octet: of the columns of the left half of the output, of those that only the scores need, and from
     // here on of the right half.
@@ -104,7 +106,7 @@ struct Shared {
         return block < 4 ? block : block < kRightBlock ? block + 4 : block + 4 - kRightBlock;
     }
 
-    alignas(1024) uint8_t k[kStages][kStageBytes];
+    alignas(1024) uint8_t k[kStages * kTokens / 8 * kColumnTiles * kBlockBytes];
     alignas(1024) uint8_t q[kColumnTiles][kQTileBytes];
     alignas(1024) uint8_t p[kQTileBytes];
     // What the output rows are multiplied by before P V is added, and at the end of a piece.
@@ -121,7 +123,9 @@ struct Shared {
     static constexpr int kValidBytes = (Layout::kPair ? 8 : 4) * sizeof(Valid);
     alignas(16) Valid valid[kStages][kValidBytes / sizeof(Valid)];
     // In a pair: of the columns that the left warpgroup reads, and of the right one's. Alone: of all, in the first.
-    uint64_t k_full[2][kStages], k_empty[2][kStages];
+    // (V32 alone has the second ones, too, and leaves them.)
+    static constexpr int kHalves = Layout::kByColumns ? 1 : 2;
+    uint64_t k_full[kHalves][kStages], k_empty[kHalves][kStages];
     uint64_t q_full, q_empty;
     uint64_t p_full, p_empty;
     uint64_t final_full, final_empty;
@@ -141,6 +145,11 @@ __device__ __forceinline__ uint32_t kept(uint32_t value) {
 // The number of the lane. The assembler, too, would rather read a special register again; it does not see through a
 // shuffle.
 __device__ __forceinline__ uint32_t kept_lane() { return __shfl_sync(~0u, threadIdx.x % 32, threadIdx.x); }
+
+template <class Layout>
+__device__ __forceinline__ uint32_t lane_of_thread() {
+    return Layout::kKeepsLane ? kept_lane() : kept(threadIdx.x % 32);
+}
 
 // From an address of this block to the same one of the other block of the pair.
 __device__ __forceinline__ uint32_t way_to_other(uint32_t shared) {
