@@ -79,14 +79,10 @@ fn decode_index(layout: Layout, kind: Kind) -> usize {
     layout + 2 * kind as usize
 }
 
-/// Whether the pieces of a plan are short, whatever the lengths are that it is made for.
+/// Whether the pieces of a plan are short, whatever the lengths are that it is made for. Never those of a batch-invariant
+/// plan: which kernel computes a query token would depend on what else is in the batch, and the bits of the kernels differ.
 fn is_short(work: Work, grid: &Grid) -> bool {
-    if work.batch_invariant {
-        // Cut by their own lengths, and not under 32 tiles.
-        work.max_tiles <= SHORT_TILES && work.requests <= grid.partitions
-    } else {
-        work.requests.saturating_mul(work.max_tiles) <= SHORT_TILES * grid.partitions
-    }
+    !work.batch_invariant && work.requests.saturating_mul(work.max_tiles) <= SHORT_TILES * grid.partitions
 }
 
 pub fn kernel_name(layout: Layout, work: Work, grid: &Grid) -> &'static str {

@@ -147,10 +147,12 @@ impl<'a> Decode<'a> {
         let lens = Region::with(place, fence, &data.lens, data.lens_place.shift)?;
         let out = Region::new(place, fence, data.out_place.extent() * 2, data.out_place.shift)?;
         let lse = Region::new(place, fence, lse_extent * 4, data.lse_place.shift)?;
-        // No kernel reads them, and every element is compared. initcheck does not follow the copies from shared memory by
-        // which some leave, and reports the host's reading of them.
-        out.reset()?;
-        lse.reset()?;
+        if fence == Fence::Exact {
+            // No kernel reads them, and every element is compared. initcheck does not follow the copies from shared memory
+            // by which some leave, and reports the host's reading of them.
+            out.reset()?;
+            lse.reset()?;
+        }
         let plan = Region::new(place, fence, plan_bytes, 0)?;
         let workspace = Region::new(place, fence, workspace_bytes, 0)?;
         if fence == Fence::Exact && workspace_bytes > 0 && params.kv_layout == FLASHMLA_LAYOUT_PLAIN {

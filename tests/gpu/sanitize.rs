@@ -1,6 +1,5 @@
-//! Small cases for compute-sanitizer, one for each way through the kernels. Memory has its exact
-//! size and what the library is to write is not initialised, so that memcheck and initcheck see
-//! every slip.
+//! Small cases for compute-sanitizer, one for each way through the kernels. Memory has its exact size, and workspace and
+//! plan are not initialised, so that memcheck and initcheck see every slip; outputs begin as NaN (decode.rs).
 
 use crate::check::run_case;
 use crate::data::Data;

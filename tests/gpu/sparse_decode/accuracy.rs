@@ -53,8 +53,8 @@ fn head_counts() {
     check_all(&session, vary(specs, 1));
 }
 
-/// The kernels for long pieces, of which a batch-invariant plan has more than four tiles: alone, in pairs, and with an odd
-/// number of blocks of heads.
+/// The kernels for long pieces, which batch-invariant plans always take: alone, in pairs, and with an odd number of blocks of
+/// heads.
 #[test]
 fn long_pieces() {
     let session = sparse_or_skip!(Any);

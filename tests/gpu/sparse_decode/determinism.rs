@@ -33,21 +33,29 @@ fn twenty_times_the_same_bits() {
     }
 }
 
-/// A request of a batch, and the same request by itself.
+/// A request of a batch, and the same request by itself. With few tokens the batch is large enough for a default plan to take
+/// another kernel than for the request alone.
 #[test]
 fn invariant_results_do_not_depend_on_the_batch() {
     let session = sparse_or_skip!(Any);
     let queue = session.queue().unwrap();
-    for (layout, h_q, topk) in [(Layout::V32, 128, 5000), (Layout::V32, 16, 3000), (Layout::V4, 64, 2500)] {
-        let extra = Some(Extra { page: 64, s_k: 300, topk: 200, lengths: Some(vec![200, 100]) });
-        let lengths = Some(vec![topk as i32, 300, topk as i32 - 100, 0, 70, topk as i32]);
-        let spec = Spec { layout, h_q, b: 3, topk, lengths, extra, invariant: true, masked: 5, ..Spec::default() };
+    for (layout, h_q, b, topk, extra_topk) in [
+        (Layout::V32, 128, 3, 5000, 200),
+        (Layout::V32, 16, 3, 3000, 200),
+        (Layout::V4, 64, 3, 2500, 200),
+        (Layout::V32, 16, 300, 100, 70),
+        (Layout::V4, 128, 150, 120, 30),
+    ] {
+        let extra = Some(Extra { page: 64, s_k: 300, topk: extra_topk, lengths: Some(vec![extra_topk as i32, 20]) });
+        let lengths = Some(vec![topk as i32, 90, topk as i32 - 30, 0, 70, topk as i32]);
+        let spec = Spec { layout, h_q, b, topk, lengths, extra, invariant: true, masked: 5, ..Spec::default() };
         let all = Data::new(&spec);
         let together = run_only(&session, &queue, Fence::Guarded, &all).unwrap();
-        for i in 0..3usize {
+        let b = b as usize;
+        for i in (0..3).chain(b - 1..b) {
             let mut one = all.clone();
             one.spec.b = 1;
-            let part = |len: usize| i * len / 3..(i + 1) * len / 3;
+            let part = |len: usize| i * len / b..(i + 1) * len / b;
             one.q = all.q[part(all.q.len())].to_vec();
             one.cache.indices = all.cache.indices[part(all.cache.indices.len())].to_vec();
             one.cache.lengths = all.cache.lengths[part(all.cache.lengths.len())].to_vec();

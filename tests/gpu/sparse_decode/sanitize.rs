@@ -63,7 +63,7 @@ cases! {
     // More query tokens than multiprocessors.
     sanitize_many_queries: { b: 150, h_q: 16, topk: 66 }
     sanitize_many_queries_128_heads: { b: 75, h_q: 128, topk: 66 }
-    // Long pieces: batch-invariant plans have no others beyond four tiles.
+    // The kernels for long pieces, which batch-invariant plans always take.
     sanitize_long_v32: { topk: 300, b: 1, invariant: true }
     sanitize_long_v4: { layout: Layout::V4, topk: 300, b: 1, invariant: true }
     sanitize_long_v32_pair: { topk: 300, b: 1, invariant: true, h_q: 65, extra: extra(300) }
