@@ -63,6 +63,11 @@ __device__ __forceinline__ uint32_t exact_scales_e8m0(uint32_t a, uint32_t b, in
     return (two + 0x00780078) << 7;
 }
 
+// The same of any, `exact` saying that none of the eight is large.
+__device__ __forceinline__ uint32_t scales_e8m0(uint32_t a, uint32_t b, int i, bool exact) {
+    return exact ? exact_scales_e8m0(a, b, i) : scale_e8m0(a >> (i * 8) & 0xff) | scale_e8m0(b >> (i * 8) & 0xff) << 16;
+}
+
 // A scale as the packed multiplications take it, each value twice: exact ones, and those of E8M0 that are large, too.
 struct Scale {
     uint32_t high, factor;
@@ -77,6 +82,11 @@ struct Scale {
     static __device__ __forceinline__ Scale any_e8m0(uint32_t two) {
         const uint32_t high = __byte_perm(two, 0, kUpper ? 0x3232 : 0x1010);
         return {high & 0x7fff7fff, high & 0x8000 ? 0x7b807b80u : 0x3f803f80u};
+    }
+    template <bool kExact>
+    static __device__ __forceinline__ Scale e8m0(uint32_t two, bool upper) {
+        if (!upper) return kExact ? exact_e8m0<false>(two) : any_e8m0<false>(two);
+        return kExact ? exact_e8m0<true>(two) : any_e8m0<true>(two);
     }
 };
 

@@ -4,6 +4,7 @@
 #include "common/mbarrier.cuh"
 #include "common/shared.cuh"
 #include "common/wgmma.cuh"
+#include "sm90/dense_decode/store_lse.cuh"
 #include "sm90/dense_decode/load.cuh"
 #include "sm90/dense_decode/work.cuh"
 #include <type_traits>
@@ -160,24 +161,8 @@ class Output {
             for (int h = 0; h < 2; ++h) {
                 const float sum = h ? sums[1] : sums[0], reference = h ? references[1] : references[0];
                 const float lse2 = sum == 0.f ? -INFINITY : reference + log2_approx(sum);
-                store_lse(piece, place_.row_block * kRows + row(h), lse2);
+                store_row_lse(p_, place_, piece, place_.row_block * kRows + row(h), lse2);
             }
-        }
-    }
-
-    __device__ __forceinline__ void store_lse(const Piece& piece, int row, float lse2) {
-        if (row >= p_.rows) return;
-        if (piece.whole) {
-            if (p_.lse == 0) return;
-            const int token = divide(row, p_.group_magic, p_.group_shift);
-            const int head = place_.kv_head * p_.group + row - token * p_.group;
-            float lse = lse2 * kLn2;
-            if (lse2 == -INFINITY && p_.lse_empty_pos_inf) lse = INFINITY;
-            reinterpret_cast<float*>(p_.lse)[piece.request * p_.lse_strides[0] + head * p_.lse_strides[1] +
-                                             token * p_.lse_strides[2]] = lse;
-        } else if (piece.slot >= 0) {
-            const int64_t at = (int64_t(piece.slot) * p_.h_kv + place_.kv_head) * p_.rows + row;
-            reinterpret_cast<float*>(p_.split_lse)[at] = lse2;
         }
     }
 

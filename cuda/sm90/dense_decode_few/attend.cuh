@@ -12,6 +12,7 @@
 #include "common/shared.cuh"
 #include "common/wgmma_narrow.cuh"
 #include "sm90/dense_decode/copies.cuh"
+#include "sm90/dense_decode/store_lse.cuh"
 #include "sm90/dense_decode_few/config.cuh"
 
 namespace flashmla::sm90::dense_decode_few {
@@ -381,19 +382,7 @@ class Attention {
         for (int w = 0; w < 4; ++w) sum += __uint_as_float(load_shared(at + w * kRowsHere * 4));
         const float reference = __uint_as_float(load_shared(at + 4 * kRowsHere * 4));
         const float lse2 = sum == 0.f ? -INFINITY : reference + log2_approx(sum);
-        if (row >= p_.rows) return;
-        if (piece.whole) {
-            if (p_.lse == 0) return;
-            const int token = divide(row, p_.group_magic, p_.group_shift);
-            const int head = place_.kv_head * p_.group + row - token * p_.group;
-            float lse = lse2 * kLn2;
-            if (lse2 == -INFINITY && p_.lse_empty_pos_inf) lse = INFINITY;
-            reinterpret_cast<float*>(p_.lse)[piece.request * p_.lse_strides[0] + head * p_.lse_strides[1] +
-                                             token * p_.lse_strides[2]] = lse;
-        } else if (piece.slot >= 0) {
-            const int64_t at = (int64_t(piece.slot) * p_.h_kv + place_.kv_head) * p_.rows + row;
-            reinterpret_cast<float*>(p_.split_lse)[at] = lse2;
-        }
+        store_row_lse(p_, place_, piece, row, lse2);
     }
 
     // Transposed into Q's place, whose last reader has come to a barrier; from there a row is one copy.

@@ -6,6 +6,7 @@
 // reads special registers 8 to 13 times a tile in the loop (cuda/NOTES.md).
 #pragma once
 #include "common/fp8.cuh"
+#include "common/global.cuh"
 #include "common/mbarrier.cuh"
 #include "common/shared.cuh"
 #include "common/tma.cuh"
@@ -225,8 +226,7 @@ class GatherAhead {
             exact = is_exact_e8m0(first, rest);
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                const uint32_t two = exact ? exact_scales_e8m0(first, rest, i)
-                                           : scale_e8m0(first >> (i * 8) & 0xff) | scale_e8m0(rest >> (i * 8) & 0xff) << 16;
+                const uint32_t two = scales_e8m0(first, rest, i, exact);
                 store_shared(to + i * kLaneScales, two);
             }
         }
@@ -250,10 +250,10 @@ class GatherAhead {
 #pragma unroll
         for (int pair = 0; pair < 2; ++pair) {
             const uint64_t from = a.fp8[pair] + (lane_ / 8 * 4 + lane_ % 4) * 16;
-            load_16(quad.fp8[pair][0], from);
-            load_16(quad.fp8[pair][1], from + 256);
+            load_global_16(quad.fp8[pair][0], from);
+            load_global_16(quad.fp8[pair][1], from + 256);
         }
-        load_16(quad.rope, a.rope + Layout::kRopeAt + lane_ % 8 * 16);
+        load_global_16(quad.rope, a.rope + Layout::kRopeAt + lane_ % 8 * 16);
     }
 
     // What a lane needs of the scales of a tile: of four pairs in `words[i]`.
@@ -304,8 +304,7 @@ class GatherAhead {
     template <bool kExact>
     __device__ __forceinline__ Scale scale(const LaneScales& scales, int pair, int half) const {
         const uint32_t two = scales.words[pair / 4][pair % 4];
-        if (half == 0) return kExact ? Scale::exact_e8m0<false>(two) : Scale::any_e8m0<false>(two);
-        return kExact ? Scale::exact_e8m0<true>(two) : Scale::any_e8m0<true>(two);
+        return Scale::e8m0<kExact>(two, half != 0);
     }
 
     __device__ __forceinline__ void finish_tile(uint32_t valid) {
@@ -316,13 +315,6 @@ class GatherAhead {
             mbarrier_arrive(FLASHMLA_SPARSE_SHARED(shared_, k_full) + ring_.stage * 8);
         }
         __syncwarp();
-    }
-
-    static __device__ __forceinline__ void load_16(uint32_t (&to)[4], uint64_t from) {
-        asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                     : "l"(from)
-                     : "memory");
     }
 
     const SparseDecodeParams& p_;

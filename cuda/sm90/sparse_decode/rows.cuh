@@ -9,6 +9,7 @@
 // eight lanes.
 #pragma once
 #include "common/fp8.cuh"
+#include "common/global.cuh"
 #include "common/mbarrier.cuh"
 #include "common/shared.cuh"
 #include "sm90/sparse_decode/tiles.cuh"
@@ -139,8 +140,7 @@ class Rows {
             exact = is_exact_e8m0(first, rest);
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                const uint32_t two = exact ? exact_scales_e8m0(first, rest, i)
-                                           : scale_e8m0(first >> (i * 8) & 0xff) | scale_e8m0(rest >> (i * 8) & 0xff) << 16;
+                const uint32_t two = scales_e8m0(first, rest, i, exact);
                 store_shared(to + i * kLaneScales, two);
             }
         }
@@ -158,18 +158,18 @@ class Rows {
     __device__ __forceinline__ void load(Quad& quad, const Addresses& a) const {
 #pragma unroll
         for (int pair = 0; pair < 2; ++pair) {
-            load_16(quad.fp8[pair][0], a.fp8[pair] + (lane_ / 8 * 4 + lane_ % 4) * 16);
-            load_16(quad.fp8[pair][1], a.fp8[pair] + (lane_ / 8 * 4 + lane_ % 4) * 16 + 256);
+            load_global_16(quad.fp8[pair][0], a.fp8[pair] + (lane_ / 8 * 4 + lane_ % 4) * 16);
+            load_global_16(quad.fp8[pair][1], a.fp8[pair] + (lane_ / 8 * 4 + lane_ % 4) * 16 + 256);
         }
-        load_16(quad.rope, a.rope + Layout::kRopeAt + lane_ % 8 * 16);
+        load_global_16(quad.rope, a.rope + Layout::kRopeAt + lane_ % 8 * 16);
     }
 
     template <int kHalf>
     __device__ __forceinline__ void load_half(Quad& quad, const Addresses& a) const {
 #pragma unroll
         for (int pair = 0; pair < 2; ++pair)
-            load_16(quad.fp8[pair][kHalf], a.fp8[pair] + (lane_ / 8 * 4 + lane_ % 4) * 16 + kHalf * 256);
-        if (kHalf == kRopeHalf) load_16(quad.rope, a.rope + Layout::kRopeAt + lane_ % 8 * 16);
+            load_global_16(quad.fp8[pair][kHalf], a.fp8[pair] + (lane_ / 8 * 4 + lane_ % 4) * 16 + kHalf * 256);
+        if (kHalf == kRopeHalf) load_global_16(quad.rope, a.rope + Layout::kRopeAt + lane_ % 8 * 16);
     }
 
     __device__ __forceinline__ LaneScales lane_scales() const {
@@ -218,16 +218,8 @@ class Rows {
             return Scale::exact(scale_word(scales, pair, half));
         } else {
             const uint32_t two = scales.words[pair / 4][pair % 4];
-            if (half == 0) return kExact ? Scale::exact_e8m0<false>(two) : Scale::any_e8m0<false>(two);
-            return kExact ? Scale::exact_e8m0<true>(two) : Scale::any_e8m0<true>(two);
+            return Scale::e8m0<kExact>(two, half != 0);
         }
-    }
-
-    static __device__ __forceinline__ void load_16(uint32_t (&to)[4], uint64_t from) {
-        asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                     : "l"(from)
-                     : "memory");
     }
 
     const SparseDecodeParams& p_;

@@ -6,6 +6,7 @@
 // load takes 256 columns of two neighbouring tokens, as in gather.cuh.
 #pragma once
 #include "common/fp8.cuh"
+#include "common/global.cuh"
 #include "common/mbarrier.cuh"
 #include "common/shared.cuh"
 #include "common/tma.cuh"
@@ -146,8 +147,7 @@ class ShortGather {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 // Of the lower and of the upper four blocks of columns.
-                two[i] = exact ? exact_scales_e8m0(words[0], words[1], i)
-                               : scale_e8m0(words[0] >> (i * 8) & 0xff) | scale_e8m0(words[1] >> (i * 8) & 0xff) << 16;
+                two[i] = scales_e8m0(words[0], words[1], i, exact);
             }
             if (lane_ < 16) store_shared_16(to, two[0], two[1], two[2], two[3]);
             __syncwarp();
@@ -162,12 +162,12 @@ class ShortGather {
             uint64_t from;
             load_shared_8(from, rows_at + (pair * 2 + lane_ / 4 % 2) * 8);
             from += (lane_ / 8 * 4 + lane_ % 4) * 16;
-            load_16(quad.fp8[pair][0], from);
-            load_16(quad.fp8[pair][1], from + 256);
+            load_global_16(quad.fp8[pair][0], from);
+            load_global_16(quad.fp8[pair][1], from + 256);
         }
         uint64_t from;
         load_shared_8(from, rows_at + lane_ / 8 * 8);
-        load_16(quad.rope, from + Layout::kRopeAt + lane_ % 8 * 16);
+        load_global_16(quad.rope, from + Layout::kRopeAt + lane_ % 8 * 16);
     }
 
     template <bool kExact>
@@ -219,16 +219,8 @@ class ShortGather {
         if constexpr (kV32) {
             return Scale::exact(word);
         } else {
-            if (half == 0) return kExact ? Scale::exact_e8m0<false>(word) : Scale::any_e8m0<false>(word);
-            return kExact ? Scale::exact_e8m0<true>(word) : Scale::any_e8m0<true>(word);
+            return Scale::e8m0<kExact>(word, half != 0);
         }
-    }
-
-    static __device__ __forceinline__ void load_16(uint32_t (&to)[4], uint64_t from) {
-        asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                     : "l"(from)
-                     : "memory");
     }
 
     const SparseDecodeParams& p_;
