@@ -3,8 +3,10 @@
 // Of each group of 16 tokens of a tile a warp takes four, a quad (rows.cuh). All loads in flight are waited for together
 // when a turn of the loop begins, since in a loop the compiler counts them all by one scoreboard. Each quad of the next
 // tile is asked for as soon as the registers of this one's are converted, in V32 after the fence, which waits for loads,
-// too; before that, where a layout says so a tile before, the rows are looked up, and on their way to L2. (V4 alone has
-// gather_ahead.cuh.)
+// too; before that, where a layout says so a tile before, the rows are looked up, and on their way to L2.
+//
+// V4 alone has gather_ahead.cuh, and so no layout takes the branches of kTwoAhead here and in rows.cuh today. Without them
+// V32's registers are allocated otherwise: to be timed before they go.
 #pragma once
 #include "sm90/sparse_decode/rows.cuh"
 
