@@ -45,9 +45,14 @@ impl Context {
     /// Identifies the plans that fit a problem: equal exactly where a plan may be shared (the
     /// element type and head dimension, for example, do not matter to it). Never 0.
     pub fn plan_fingerprint(&self, shape: &Shape) -> u64 {
+        Context::plan_fingerprint_of(shape, self.grid(shape).as_ref())
+    }
+
+    /// As above, where the grid is known.
+    pub fn plan_fingerprint_of(shape: &Shape, grid: Option<&Grid>) -> u64 {
         let mut h = Fingerprint::new();
         // Few words, since each call makes it anew: the sizes have 31 bits. (No sparse plan begins with a small number.)
-        let partitions = self.grid(shape).map_or(0, |g| g.partitions as u64);
+        let partitions = grid.map_or(0, |g| g.partitions as u64);
         h.write_u64(partitions << 1 | shape.batch_invariant as u64);
         h.write_u64((shape.b as u64) << 32 | shape.max_tokens() as u64);
         if shape.layout.is_fp8() {

@@ -68,10 +68,19 @@ impl Error {
     }
 }
 
+/// `error!(STATUS, "format", ...)`: an `Error`. Where calls come by often it is made in a cold function: what its
+/// message names must lie in memory otherwise, wrong or not.
+#[macro_export]
+macro_rules! error {
+    ($status:ident, $($arg:tt)*) => {
+        $crate::status::Error::new($crate::status::$status, format!($($arg)*))
+    };
+}
+
 /// `err!(STATUS, "format", ...)`: an `Err` of this crate's `Result`.
 #[macro_export]
 macro_rules! err {
     ($status:ident, $($arg:tt)*) => {
-        Err($crate::status::Error::new($crate::status::$status, format!($($arg)*)))
+        Err($crate::error!($status, $($arg)*))
     };
 }

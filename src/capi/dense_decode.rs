@@ -1,7 +1,7 @@
 //! Dense decode over a paged latent KV cache.
 
 use super::context::{check_no_stream, context_ref, copy_name, flashmla_context_t};
-use super::read::{elements, non_null, read_struct, struct_size, write_struct, Versioned};
+use super::read::{elements, non_null, read_struct, struct_ref, struct_size, write_struct, Versioned};
 use super::types::*;
 use crate::boundary::guard;
 use crate::context::{Backend, Context};
@@ -9,6 +9,7 @@ use crate::cpu;
 use crate::err;
 use crate::problem::dense_decode::{DenseDecode, Raw, Shape};
 use crate::problem::tensor::{check_address, Rules, Tensor};
+use crate::schedule::Grid;
 use crate::status::Result;
 use crate::workspace::PlanLayout;
 
@@ -206,7 +207,7 @@ pub unsafe extern "C" fn flashmla_dense_decode_plan(
         // SAFETY: per the contract of this function.
         let plan = unsafe { read_struct("params->plan", params.plan) }?;
         let lens = Tensor::check("cache_seqlens", &params.cache_seqlens.raw(), [shape.b], Rules::WORD_32)?;
-        check_plan_buffer(context, &shape, &plan)?;
+        check_plan_buffer(&shape, context.grid(&shape).as_ref(), &plan)?;
         match &context.backend {
             Backend::Cpu(_) => check_no_stream(stream)?,
             Backend::Gpu(gpu) if shape.layout.is_fp8() => {
@@ -242,13 +243,15 @@ pub unsafe extern "C" fn flashmla_dense_decode(
     guard(|| {
         let context = context_ref(&context)?;
         // SAFETY: per the contract of this function.
-        let params = unsafe { read_struct("params", params) }?;
+        let mut copy = None;
+        let params = unsafe { struct_ref("params", params, &mut copy) }?;
         let problem = DenseDecode::check(&params.raw()?)?;
         let shape = &problem.shape;
         // SAFETY: per the contract of this function.
         let plan = unsafe { read_struct("params->plan", params.plan) }?;
-        check_plan_buffer(context, shape, &plan)?;
-        check_fingerprint(context, shape, &plan)?;
+        let grid = context.grid(shape);
+        check_plan_buffer(shape, grid.as_ref(), &plan)?;
+        check_fingerprint(shape, grid.as_ref(), &plan)?;
         match &context.backend {
             Backend::Cpu(device) => {
                 check_no_stream(stream)?;
@@ -262,7 +265,10 @@ pub unsafe extern "C" fn flashmla_dense_decode(
             Backend::Gpu(gpu) if shape.layout.is_fp8() => {
                 gpu.dense_fp8_decode(&problem, plan.data as u64, stream as u64)
             }
-            Backend::Gpu(gpu) => gpu.dense_decode(&problem, plan.data as u64, stream as u64),
+            Backend::Gpu(gpu) => {
+                let grid = grid.unwrap_or_else(|| Grid::new(shape, gpu.multiprocessors()));
+                gpu.dense_decode(&problem, &grid, plan.data as u64, stream as u64)
+            }
         }
     })
 }
@@ -275,8 +281,8 @@ fn shape(context: &*const flashmla_context_t, params: *const Params) -> Result<(
     Ok((context, params, shape))
 }
 
-fn check_plan_buffer(context: &Context, shape: &Shape, plan: &flashmla_plan_t) -> Result<()> {
-    let needed = match context.grid(shape) {
+fn check_plan_buffer(shape: &Shape, grid: Option<&Grid>, plan: &flashmla_plan_t) -> Result<()> {
+    let needed = match grid {
         Some(grid) if !shape.is_empty() => PlanLayout::new(shape, grid.partitions).size,
         _ => return Ok(()),
     };
@@ -286,8 +292,8 @@ fn check_plan_buffer(context: &Context, shape: &Shape, plan: &flashmla_plan_t) -
     check_address("plan", ".data", plan.data as u64, 256)
 }
 
-fn check_fingerprint(context: &Context, shape: &Shape, plan: &flashmla_plan_t) -> Result<()> {
-    let expected = context.plan_fingerprint(shape);
+fn check_fingerprint(shape: &Shape, grid: Option<&Grid>, plan: &flashmla_plan_t) -> Result<()> {
+    let expected = Context::plan_fingerprint_of(shape, grid);
     if plan.fingerprint == 0 {
         return err!(FLASHMLA_ERROR_PLAN_MISMATCH, "plan.fingerprint = 0: call flashmla_dense_decode_plan first");
     }

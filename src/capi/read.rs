@@ -48,6 +48,19 @@ pub unsafe fn read_struct<T: Versioned>(name: &str, ptr: *const T) -> Result<T> 
     Ok(value.assume_init())
 }
 
+/// As `read_struct`, where the caller's struct is of this version without a copy: `copy` holds others.
+///
+/// # Safety
+/// As `read_struct`; and nobody writes to the struct meanwhile.
+#[inline(always)]
+pub unsafe fn struct_ref<'a, T: Versioned>(name: &str, ptr: *const T, copy: &'a mut Option<T>) -> Result<&'a T> {
+    if struct_size::<T>(name, ptr)? == size_of::<T>() {
+        // SAFETY: not null, and the caller vouches for the whole struct.
+        return Ok(&*ptr);
+    }
+    Ok(copy.insert(read_struct(name, ptr)?))
+}
+
 /// Writes an output struct: no more than the caller has, and 0 into a tail unknown to this version.
 ///
 /// # Safety

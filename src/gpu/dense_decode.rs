@@ -83,7 +83,7 @@ const FEW_THREADS_64: u32 = 384;
 const FEW_ROWS: i64 = 32;
 
 /// So few tiles of a thread block are computed sooner by the kernel whose start and end take less time (cuda/NOTES.md).
-const FEW_TILES: i128 = 16;
+const FEW_TILES: i64 = 16;
 
 /// The kernel for a shape: in which row of `DECODE`. With few rows of a KV head (heads of its group, times query tokens) a
 /// product whose M they take is mostly padding; the kernels for these have the operands swapped. The largest of them takes
@@ -91,13 +91,18 @@ const FEW_TILES: i128 = 16;
 /// batch-invariant plans, since the bits of the two kernels differ.
 fn decode_rows(shape: &Shape, grid: &Grid) -> usize {
     let last = DECODE.len() - 1;
-    let by_rows = DECODE.iter().position(|decode| shape.rows() <= decode.rows).unwrap_or(last);
-    let tiles = ceil_div(shape.max_tokens(), TILE_TOKENS) as i128 * shape.b as i128;
-    let blocks = tiles * grid.row_blocks as i128 * shape.h_kv as i128;
-    if by_rows == last && !shape.batch_invariant && blocks <= FEW_TILES * grid.multiprocessors as i128 {
-        return last - 1;
+    let rows = shape.rows();
+    let by_rows = DECODE.iter().position(|decode| rows <= decode.rows).unwrap_or(last);
+    if by_rows != last || shape.batch_invariant {
+        return by_rows;
     }
-    by_rows
+    let tiles = ceil_div(shape.max_tokens(), TILE_TOKENS) * shape.b;
+    // What does not fit 63 bits is not few.
+    let blocks = tiles.saturating_mul(grid.row_blocks).saturating_mul(shape.h_kv);
+    match blocks <= FEW_TILES * grid.multiprocessors {
+        true => last - 1,
+        false => last,
+    }
 }
 
 fn decode_index(shape: &Shape) -> usize {
@@ -172,16 +177,16 @@ impl GpuDevice {
     }
 
     /// Computes a problem by a plan made for it, of whose buffer the caller has checked the size.
-    pub fn dense_decode(&self, problem: &DenseDecode, plan: u64, stream: u64) -> Result<()> {
+    /// `grid` is that of its shape.
+    pub fn dense_decode(&self, problem: &DenseDecode, grid: &Grid, plan: u64, stream: u64) -> Result<()> {
         let shape = &problem.shape;
         if shape.is_empty() {
             return Ok(());
         }
-        let grid = Grid::new(shape, self.multiprocessors());
-        let split = SplitLayout::new(shape, &grid);
+        let split = SplitLayout::new(shape, grid);
         problem.check_workspace(split.size)?;
         let stream = Handle(stream as usize);
-        self.with_context(|| self.attend(problem, &grid, &split, plan, stream))
+        self.with_context(|| self.attend(problem, grid, &split, plan, stream))
     }
 
     fn attend(&self, problem: &DenseDecode, grid: &Grid, split: &SplitLayout, plan: u64, stream: Handle) -> Result<()> {
@@ -193,10 +198,12 @@ impl GpuDevice {
         let q_box_rows = common_part(shape.group(), if few { FEW_ROWS } else { BLOCK_ROWS }) as u32;
         let kv_box_tokens = common_part(shape.page_block_size, TILE_TOKENS) as u32;
         let q = Tiled { name: "q", tensor: &problem.q, dtype: shape.dtype, axes: [2, 1, 0], columns: (0, shape.d_qk) };
-        let q = TensorMap::encode(self.driver, q, q_box_rows, 1)?;
+        // Written where they stay: the launch takes their addresses.
+        let (mut q_map, mut kv_map, mut rope_map) = (TensorMap::default(), TensorMap::default(), TensorMap::default());
+        q_map.encode_into(self.driver, q, q_box_rows, 1)?;
         let (kv, kv_rope) = match problem.kv_cache.is_empty() {
             // No request has a token, so that nothing is copied; any map will do.
-            true => (q, q),
+            true => (&q_map, &q_map),
             false => {
                 let latent = Tiled {
                     name: "kv_cache",
@@ -206,15 +213,16 @@ impl GpuDevice {
                     columns: (0, D_V),
                 };
                 let box_tiles = if kv_box_tokens as i64 == TILE_TOKENS { KV_BOX_TILES } else { 1 };
-                let kv = TensorMap::encode(self.driver, latent, kv_box_tokens, box_tiles)?;
+                kv_map.encode_into(self.driver, latent, kv_box_tokens, box_tiles)?;
                 let kv_rope = match shape.d_qk - D_V {
-                    0 => kv,
+                    0 => &kv_map,
                     columns => {
                         let rope = Tiled { columns: (D_V, columns), ..latent };
-                        TensorMap::encode(self.driver, rope, kv_box_tokens, 1)?
+                        rope_map.encode_into(self.driver, rope, kv_box_tokens, 1)?;
+                        &rope_map
                     }
                 };
-                (kv, kv_rope)
+                (&kv_map, kv_rope)
             }
         };
         let group = Divisor::new(shape.group() as u32);
@@ -267,7 +275,7 @@ impl GpuDevice {
             overlaps: true,
         };
         // SAFETY: what the attention kernels take.
-        unsafe { self.launch(&launch, stream, [address(&q), address(&kv), address(&kv_rope), address(&params)]) }
+        unsafe { self.launch(&launch, stream, [address(&q_map), address(kv), address(kv_rope), address(&params)]) }
     }
 }
 

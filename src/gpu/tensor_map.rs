@@ -16,7 +16,7 @@ use std::ptr;
 /// The driver's `CUtensorMap`: 128 bytes, at the larger of the alignments that CUDA's headers have
 /// asked for (64 in CUDA 12, 128 in CUDA 13).
 #[repr(C, align(128))]
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct TensorMap([u64; 16]);
 
 const _: () = assert!(size_of::<TensorMap>() == 128);
@@ -43,11 +43,18 @@ pub struct Tiled<'a> {
 }
 
 impl TensorMap {
-    /// A map of a checked, non-empty tensor whose innermost stride is 1. A copy takes `length` elements of
+    /// As `encode_into`, a new one.
+    pub fn encode(driver: &Driver, view: Tiled, length: u32, tiles: u32) -> Result<TensorMap> {
+        let mut map = TensorMap::default();
+        map.encode_into(driver, view, length, tiles)?;
+        Ok(map)
+    }
+
+    /// Makes this a map of a checked, non-empty tensor whose innermost stride is 1. A copy takes `length` elements of
     /// `axes[0]` and `tiles` column tiles; they are laid out tile by tile for the matrix units (rows of
     /// 128 bytes, swizzled), and what lies outside the tensor reads as 0. Needs a current context.
     #[inline(always)]
-    pub fn encode(driver: &Driver, view: Tiled, length: u32, tiles: u32) -> Result<TensorMap> {
+    pub fn encode_into(&mut self, driver: &Driver, view: Tiled, length: u32, tiles: u32) -> Result<()> {
         let Tiled { name, tensor, dtype, axes, columns } = view;
         let data_type = match dtype {
             Dtype::Bf16 => DataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
@@ -65,14 +72,13 @@ impl TensorMap {
         ];
         let tile = [TILE_COLUMNS as u32, length, tiles, 1, 1];
         let steps = [1u32; 5];
-        let mut map = TensorMap([0; 16]);
-        // SAFETY: arrays of the rank's length, all alive; `map` has the size and alignment of a
+        // SAFETY: arrays of the rank's length, all alive; `self` has the size and alignment of a
         // CUtensorMap. The address is only written down.
         unsafe {
             call!(
                 driver,
                 cuTensorMapEncodeTiled(
-                    ptr::from_mut(&mut map).cast(),
+                    ptr::from_mut(self).cast(),
                     data_type as u32,
                     5,
                     (tensor.addr + columns.0 as u64 * ELEM_BYTES) as *mut _,
@@ -86,12 +92,12 @@ impl TensorMap {
                     OutOfBounds::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE as u32,
                 )
             )
-        }?;
-        Ok(map)
+        }
     }
 }
 
 /// The stride of dimension `i` as the driver accepts it.
+#[inline(always)]
 fn stride_bytes(name: &str, tensor: &Tensor<4>, i: usize) -> Result<u64> {
     if tensor.shape[i] <= 1 {
         // Never stepped over, so the caller may have left anything there.

@@ -156,7 +156,11 @@ impl Shape {
 
     /// Query heads that share one KV head.
     pub fn group(&self) -> i64 {
-        self.h_q / self.h_kv
+        // Divisions are slow, calls ask this often, and a latent cache has one KV head.
+        match self.h_kv {
+            1 => self.h_q,
+            n => self.h_q / n,
+        }
     }
 
     /// Query rows (token, head of the group) that attend to the same KV head of a request.
@@ -179,6 +183,7 @@ impl Shape {
 }
 
 impl DenseDecode {
+    #[inline(always)]
     pub fn check(raw: &Raw) -> Result<DenseDecode> {
         let shape = Shape::check(raw)?;
         let scale = softmax_scale(raw.softmax_scale, shape.d_qk)?;

@@ -1,7 +1,7 @@
 //! Sizes and numbers that several operations check alike.
 
-use crate::err;
-use crate::status::Result;
+use crate::status::{Error, Result};
+use crate::{err, error};
 
 /// Columns of V in MQA mode: the first 512 of a latent row.
 pub const D_V: i64 = 512;
@@ -10,22 +10,34 @@ pub const MAX_SIZE: i64 = i32::MAX as i64;
 
 #[inline(always)]
 pub fn size(name: &str, value: i64, min: i64) -> Result<()> {
+    match (value >= min) & (value <= MAX_SIZE) {
+        true => Ok(()),
+        false => Err(wrong_size(name, value, min)),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn wrong_size(name: &str, value: i64, min: i64) -> Error {
     if value < min {
-        return err!(FLASHMLA_ERROR_INVALID_SHAPE, "{name} = {value}: must be at least {min}");
+        return error!(FLASHMLA_ERROR_INVALID_SHAPE, "{name} = {value}: must be at least {min}");
     }
-    if value > MAX_SIZE {
-        return err!(FLASHMLA_ERROR_OVERFLOW, "{name} = {value}: must be at most {MAX_SIZE}");
-    }
-    Ok(())
+    error!(FLASHMLA_ERROR_OVERFLOW, "{name} = {value}: must be at most {MAX_SIZE}")
 }
 
 #[inline(always)]
-pub fn product(name: &str, factors: &[i64]) -> Result<()> {
+pub fn product<const N: usize>(name: &str, factors: &[i64; N]) -> Result<()> {
     let p = factors.iter().try_fold(1i64, |acc, f| acc.checked_mul(*f));
     match p {
         Some(v) if v <= MAX_SIZE => Ok(()),
-        _ => err!(FLASHMLA_ERROR_OVERFLOW, "{name} = {factors:?} multiplied: must be at most {MAX_SIZE}"),
+        _ => Err(wrong_product(name, *factors)),
     }
+}
+
+#[cold]
+#[inline(never)]
+fn wrong_product<const N: usize>(name: &str, factors: [i64; N]) -> Error {
+    error!(FLASHMLA_ERROR_OVERFLOW, "{name} = {factors:?} multiplied: must be at most {MAX_SIZE}")
 }
 
 /// The head dim of Q and of a latent row.

@@ -1,7 +1,7 @@
 //! A tensor argument: address, shape and strides, and the checks that every tensor goes through.
 
-use crate::err;
-use crate::status::Result;
+use crate::status::{Error, Result};
+use crate::{err, error};
 
 const WORKSPACE_ALIGN: i64 = 256;
 
@@ -68,11 +68,23 @@ impl<const N: usize> Tensor<N> {
     /// As `check_layout`, and the elements from the first to the last of a tensor that is not empty.
     #[inline(always)]
     fn with_extent(name: &str, raw: &RawTensor, shape: [i64; N], rules: Rules) -> Result<(Self, i64)> {
-        let strides = resolve_strides(name, raw, &shape)?;
-        let extent = match fine_strides(&shape, &strides, rules) {
-            Some(extent) => extent,
-            None => check_strides(name, &shape, &strides, rules)?,
-        };
+        if let Some(strides) = fine_resolved(raw, &shape) {
+            if let Some(extent) = fine_strides(&shape, &strides, rules) {
+                return Ok((Tensor { addr: raw.addr, shape, strides }, extent));
+            }
+        }
+        // A result and arguments of its own, so that those above can stay in registers.
+        match Self::with_any_extent(name, *raw, shape, rules) {
+            Ok((Tensor { addr, shape, strides }, extent)) => Ok((Tensor { addr, shape, strides }, extent)),
+            Err(error) => Err(error),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn with_any_extent(name: &str, raw: RawTensor, shape: [i64; N], rules: Rules) -> Result<(Self, i64)> {
+        let strides = resolve_strides(name, &raw, &shape)?;
+        let extent = check_strides(name, &shape, &strides, rules)?;
         Ok((Tensor { addr: raw.addr, shape, strides }, extent))
     }
 
@@ -94,11 +106,7 @@ impl<const N: usize> Tensor<N> {
             // Fits: the strides were checked.
             let bytes = extent * rules.elem_bytes;
             if t.addr > (i64::MAX - bytes) as u64 {
-                return err!(
-                    FLASHMLA_ERROR_OVERFLOW,
-                    "{name}: {bytes} bytes from address {:#x} pass the end of the address space",
-                    t.addr
-                );
+                return Err(past_the_end(name, t.addr, bytes));
             }
         }
         Ok(t)
@@ -134,17 +142,53 @@ pub fn check_workspace(addr: u64, size: u64, needed: u64) -> Result<()> {
 }
 
 /// `align` is a power of two. `member` completes the name: nothing is allocated unless there is something to tell.
+#[inline(always)]
 pub fn check_address(name: &str, member: &str, addr: u64, align: i64) -> Result<()> {
-    if addr == 0 {
-        return err!(FLASHMLA_ERROR_NULL_POINTER, "{name}{member} = NULL: must point to memory");
+    match (addr != 0) & (addr & (align as u64 - 1) == 0) {
+        true => Ok(()),
+        false => Err(wrong_address(name, member, addr, align)),
     }
-    if addr & (align as u64 - 1) != 0 {
-        return err!(FLASHMLA_ERROR_MISALIGNED, "{name}{member} = {addr:#x}: must be a multiple of {align} bytes");
-    }
-    Ok(())
 }
 
+#[cold]
+#[inline(never)]
+fn wrong_address(name: &str, member: &str, addr: u64, align: i64) -> Error {
+    if addr == 0 {
+        return error!(FLASHMLA_ERROR_NULL_POINTER, "{name}{member} = NULL: must point to memory");
+    }
+    error!(FLASHMLA_ERROR_MISALIGNED, "{name}{member} = {addr:#x}: must be a multiple of {align} bytes")
+}
+
+#[cold]
+#[inline(never)]
+fn past_the_end(name: &str, addr: u64, bytes: i64) -> Error {
+    error!(FLASHMLA_ERROR_OVERFLOW, "{name}: {bytes} bytes from address {addr:#x} pass the end of the address space")
+}
+
+/// What `resolve_strides` gives, where nothing is wrong.
 #[inline(always)]
+fn fine_resolved<const N: usize>(raw: &RawTensor, shape: &[i64; N]) -> Option<[i64; N]> {
+    let (mut any, mut unused) = (0, 0);
+    for (i, s) in raw.strides.iter().enumerate() {
+        match i < N {
+            true => any |= s,
+            false => unused |= s,
+        }
+    }
+    let mut strides: [i64; N] = std::array::from_fn(|i| raw.strides[i]);
+    let mut fine = unused == 0;
+    if any == 0 {
+        let mut step = 1i64;
+        for i in (0..N).rev() {
+            strides[i] = step;
+            let (next, too_far) = step.overflowing_mul(shape[i].max(1));
+            fine &= !too_far;
+            step = next;
+        }
+    }
+    fine.then_some(strides)
+}
+
 fn resolve_strides<const N: usize>(name: &str, raw: &RawTensor, shape: &[i64; N]) -> Result<[i64; N]> {
     for (i, s) in raw.strides.iter().enumerate().skip(N) {
         if *s != 0 {
@@ -295,6 +339,11 @@ mod tests {
                 }
                 None => {}
             }
+            let raw = RawTensor { addr: 0, strides };
+            let raw = if random(4) == 0 { RawTensor::default() } else { raw };
+            assert_eq!(fine_resolved(&raw, &shape), resolve_strides("t", &raw, &shape).ok());
+            let two = [shape[0], shape[1]];
+            assert_eq!(fine_resolved(&raw, &two), resolve_strides("t", &raw, &two).ok());
         }
         assert!(seen > 10_000 && disagreed > 1_000, "{seen} {disagreed}");
     }

@@ -5,6 +5,7 @@ use super::process::{alone, Driver};
 use flashmla::gpu::GpuDevice;
 use flashmla::problem::dense_decode::{DenseDecode, Raw, FLAG_BATCH_INVARIANT};
 use flashmla::problem::tensor::RawTensor;
+use flashmla::schedule::Grid;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -65,7 +66,8 @@ fn none_in_plan_and_run() {
             let in_plan = allocations(|| {
                 device.dense_decode_plan(&problem.shape, &problem.cache_seqlens, api::PLAN, 0).unwrap();
             });
-            let in_run = allocations(|| device.dense_decode(&problem, api::PLAN, 0).unwrap());
+            let grid = Grid::new(&problem.shape, device.multiprocessors());
+            let in_run = allocations(|| device.dense_decode(&problem, &grid, api::PLAN, 0).unwrap());
             assert_eq!((in_plan, in_run), (0, 0));
         }
         // The counter counts.
