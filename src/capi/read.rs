@@ -1,8 +1,8 @@
 //! Reading what a C caller points to.
 
-use crate::err;
 use crate::problem::tensor::Tensor;
-use crate::status::Result;
+use crate::status::{Error, Result};
+use crate::{err, error};
 use std::mem::{size_of, MaybeUninit};
 
 /// A `repr(C)` struct whose first member is `size_t struct_size` and for which all bytes 0 is a
@@ -81,30 +81,35 @@ pub unsafe fn write_struct<T: Versioned>(name: &str, ptr: *mut T, value: &T) -> 
 
 /// # Safety
 /// `ptr` is null or points to a readable `usize`.
+#[inline(always)]
 pub unsafe fn struct_size<T: Versioned>(name: &str, ptr: *const T) -> Result<usize> {
     if ptr.is_null() {
-        return err!(FLASHMLA_ERROR_NULL_POINTER, "{name} = NULL: must point to a {}", T::NAME);
+        return Err(no_struct::<T>(name));
     }
     // SAFETY: the first member of every versioned struct.
     let size = *ptr.cast::<usize>();
-    if size < T::FIRST_SIZE {
-        return err!(
-            FLASHMLA_ERROR_STRUCT_SIZE,
-            "{name}->struct_size = {size}: must be sizeof({}), {} bytes",
-            T::NAME,
-            size_of::<T>()
-        );
-    }
     // A size that no later version will reach is an uninitialised member, not a newer caller.
-    if size > 65536 {
-        return err!(
-            FLASHMLA_ERROR_STRUCT_SIZE,
-            "{name}->struct_size = {size}: must be sizeof({}), {} bytes",
-            T::NAME,
-            size_of::<T>()
-        );
+    match (T::FIRST_SIZE..=65536).contains(&size) {
+        true => Ok(size),
+        false => Err(wrong_struct_size::<T>(name, size)),
     }
-    Ok(size)
+}
+
+#[cold]
+#[inline(never)]
+fn no_struct<T: Versioned>(name: &str) -> Error {
+    error!(FLASHMLA_ERROR_NULL_POINTER, "{name} = NULL: must point to a {}", T::NAME)
+}
+
+#[cold]
+#[inline(never)]
+fn wrong_struct_size<T: Versioned>(name: &str, size: usize) -> Error {
+    error!(
+        FLASHMLA_ERROR_STRUCT_SIZE,
+        "{name}->struct_size = {size}: must be sizeof({}), {} bytes",
+        T::NAME,
+        size_of::<T>()
+    )
 }
 
 /// A pointer that must not be null.

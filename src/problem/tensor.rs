@@ -74,7 +74,9 @@ impl<const N: usize> Tensor<N> {
             }
         }
         // A result and arguments of its own, so that those above can stay in registers.
-        match Self::with_any_extent(name, *raw, shape, rules) {
+        let Rules { elem_bytes, align, unit_inner, output, broadcast } = rules;
+        let rules = Rules { elem_bytes, align, unit_inner, output, broadcast };
+        match Self::with_any_extent(name, *raw, shape.map(|n| n), rules) {
             Ok((Tensor { addr, shape, strides }, extent)) => Ok((Tensor { addr, shape, strides }, extent)),
             Err(error) => Err(error),
         }
