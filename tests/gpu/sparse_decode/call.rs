@@ -9,6 +9,8 @@ use crate::session::{outcome, Handle, Refusal};
 use flashmla::capi::sparse_decode::*;
 use flashmla::capi::types::*;
 use flashmla::problem::layout::Layout;
+use flashmla::schedule::{Grid, Work, TILE_TOKENS};
+use flashmla::workspace::SplitLayout;
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::mem::{size_of, zeroed};
@@ -95,14 +97,29 @@ pub fn sizes_of(spec: &Spec) -> flashmla_sparse_decode_params_t {
     params
 }
 
-/// Whether the context can run a problem of these sizes.
-pub fn query(handle: &Handle, params: &flashmla_sparse_decode_params_t) -> Result<(), Refusal> {
+/// Whether the context can run a problem of these sizes, and how.
+pub fn query(handle: &Handle, params: &flashmla_sparse_decode_params_t) -> Result<flashmla_kernel_info_t, Refusal> {
     // SAFETY: plain data, for which all 0 is a value; the context is live.
     unsafe {
         let mut info: flashmla_kernel_info_t = zeroed();
         info.struct_size = size_of::<flashmla_kernel_info_t>();
-        outcome(flashmla_sparse_decode_query(handle.0, params, &mut info))
+        outcome(flashmla_sparse_decode_query(handle.0, params, &mut info)).map(|()| info)
     }
+}
+
+/// Where in the workspace the words lie by which blocks meet (cuda/common/rendezvous.cuh). A kernel reads them before it
+/// writes them, whatever they are: initcheck should hear of everything else in the workspace.
+fn meeting_place(handle: &Handle, params: &flashmla_sparse_decode_params_t) -> Result<usize, String> {
+    let info = query(handle, params).map_err(|why| format!("{why:?}"))?;
+    let tiles = |topk: i64| (topk + TILE_TOKENS - 1) / TILE_TOKENS;
+    let work = Work {
+        requests: params.b * params.s_q,
+        max_tiles: tiles(params.topk) + tiles(params.extra_topk),
+        batch_invariant: params.flags & FLASHMLA_FLAG_BATCH_INVARIANT != 0,
+    };
+    // It depends on the partitions alone.
+    let grid = Grid { row_blocks: 1, partitions: info.partitions as i64, multiprocessors: 1 };
+    Ok(SplitLayout::of_heads(work, &grid, params.h_q).rendezvous as usize)
 }
 
 pub fn workspace_size(handle: &Handle, params: &flashmla_sparse_decode_params_t) -> Result<usize, Refusal> {
@@ -140,6 +157,10 @@ impl<'a> Call<'a> {
         }
         let plan = Region::new(place, fence, plan_bytes, 0)?;
         let workspace = Region::new(place, fence, workspace_bytes, 0)?;
+        if fence == Fence::Exact && workspace_bytes > 0 {
+            let at = meeting_place(handle, &params)?;
+            workspace.write(at, &vec![0xa5u8; workspace_bytes - at])?;
+        }
         let plan_record = Box::new(UnsafeCell::new(flashmla_plan_t {
             struct_size: size_of::<flashmla_plan_t>(),
             data: plan.addr() as *mut c_void,

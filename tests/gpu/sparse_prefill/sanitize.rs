@@ -53,6 +53,6 @@ cases! {
     sanitize_swapped: { layout: Layout::Swapped, h_q: 100, d_qk: 512 }
     sanitize_out_alone: { want_max_logits: false, want_lse: false }
     // More query tokens than multiprocessors.
-    sanitize_many_queries: { s_q: 300, h_q: 16, topk: 66 }
-    sanitize_many_queries_128_heads: { s_q: 150, h_q: 128, topk: 66 }
+    sanitize_many_queries: { s_q: 140, h_q: 16, topk: 66 }
+    sanitize_many_queries_128_heads: { s_q: 70, h_q: 128, topk: 66 }
 }
