@@ -20,7 +20,7 @@ usage: bench --cases FILE.jsonl [options]
 Prints JSON lines: the ceilings of this run, then one line a case. Times are medians in
 milliseconds, of the whole call between two CUDA events, the L2 flushed before each; `graph_ms`
 the same through a captured graph, `plan_ms` the plan, which an engine makes once per step. `host_us`
-is what a call takes of the host, in a row of calls: the median, over bursts of 9, of the last 8's mean;
+is what a call takes of the host, in a row of calls: the median, over bursts of 33, of the last 32's mean;
 `launch_us`, among the ceilings, the same of a kernel that does nothing.
 
 Exit code: 0; 1 if a case failed; 2 wrong usage or file; 3 not possible on this machine.
