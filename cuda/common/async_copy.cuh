@@ -10,18 +10,6 @@ __device__ __forceinline__ void cp_async_16(uint32_t to, const void* from, bool 
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 
-// The same, if `wanted`.
-__device__ __forceinline__ void cp_async_16(uint32_t to, const void* from, bool valid, bool wanted) {
-    asm volatile(
-        "{\n"
-        ".reg .pred p;\n"
-        "setp.ne.u32 p, %3, 0;\n"
-        "@p cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
-        "}\n" ::"r"(to),
-        "l"(from), "r"(valid ? 16 : 0), "r"(uint32_t(wanted))
-        : "memory");
-}
-
 // One of the arrivals that the barrier expects, when all copies that this thread began have landed.
 __device__ __forceinline__ void cp_async_mbarrier_arrive(uint32_t barrier) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");

@@ -5,7 +5,7 @@ use super::driver::Handle;
 use super::launch::{address, Launch};
 use super::library::Loader;
 use super::params::SparsePrefillParams;
-use super::tensor_map::{TensorMap, Tiled};
+use super::tensor_map::{TensorMap, Tiled, TILE_COLUMNS};
 use super::GpuDevice;
 use crate::problem::dense_decode::Dtype;
 use crate::problem::sparse_prefill::{Shape, SparsePrefill};
@@ -15,12 +15,15 @@ use crate::status::Result;
 use std::ffi::CStr;
 
 /// Threads of a block, as the kernels are compiled.
-const THREADS: u32 = 384;
+const THREADS: u32 = 512;
 /// Dynamic shared memory: all that a block can have.
 const SM90_SMEM_BYTES: u32 = 232448;
 const ELEM_BYTES: i64 = 2;
-/// Heads whose output a warp stores.
+/// Heads and column tiles whose output a warp stores.
 const WARP_ROWS: u32 = 16;
+const WARP_TILES: u32 = 4;
+/// Column tiles of Q that are kept in registers. The others, as many as a copy takes, are not.
+const REGISTER_TILES: i64 = 6;
 
 /// By `kernel_index`.
 const KERNELS: [&CStr; 2] = [c"flashmla_sm90_sparse_prefill_rows_576", c"flashmla_sm90_sparse_prefill_rows_512"];
@@ -105,8 +108,9 @@ impl GpuDevice {
             overlaps: true,
         };
         self.with_context(|| {
-            let q = TensorMap::encode(self.driver, view("q", &tokens(&problem.q)), BLOCK_ROWS as u32, 1)?;
-            let out = TensorMap::encode(self.driver, view("out", &tokens(&problem.out)), WARP_ROWS, 1)?;
+            let q =
+                TensorMap::encode(self.driver, view("q", &tokens(&problem.q)), BLOCK_ROWS as u32, box_tiles(shape))?;
+            let out = TensorMap::encode(self.driver, view("out", &tokens(&problem.out)), WARP_ROWS, WARP_TILES)?;
             // SAFETY: what the kernels take.
             unsafe { self.launch(&launch, Handle(stream as usize), [address(&q), address(&out), address(&params)]) }
         })
@@ -122,6 +126,10 @@ fn tokens(tensor: &Tensor<3>) -> Tensor<4> {
 /// As column tiles of the heads of a token.
 fn view<'a>(name: &'a str, tensor: &'a Tensor<4>) -> Tiled<'a> {
     Tiled { name, tensor, dtype: Dtype::Bf16, axes: [2, 1, 0], columns: (0, tensor.shape[3]) }
+}
+
+fn box_tiles(shape: &Shape) -> u32 {
+    (shape.d_qk / TILE_COLUMNS - REGISTER_TILES) as u32
 }
 
 fn head_blocks(shape: &Shape) -> i64 {
@@ -152,8 +160,10 @@ mod tests {
         let config = include_str!("../../cuda/sm90/sparse_prefill/config.cuh");
         assert!(config.contains(&format!("constexpr int kThreads = {THREADS};")));
         assert!(config.contains(&format!("constexpr int kRows = {BLOCK_ROWS};")));
+        assert!(config.contains(&format!("constexpr int kRegisterTiles = {REGISTER_TILES};")));
+        assert!(config.contains(&format!("constexpr int kTilesPerSide = {WARP_TILES};")));
         // The kernel asserts its need against the same number.
-        let work = include_str!("../../cuda/sm90/sparse_prefill/work.cuh");
-        assert!(work.contains(&format!("static_assert(kSharedBytes <= {SM90_SMEM_BYTES}")));
+        let kernel = include_str!("../../cuda/sm90/sparse_prefill/kernel.cuh");
+        assert!(kernel.contains(&format!("static_assert(sizeof(Shared<kHeadDim>) <= {SM90_SMEM_BYTES}")));
     }
 }

@@ -108,7 +108,7 @@ fn grids() {
             run(&context, &p, 1).unwrap();
             let [launch] = fake.launches()[..] else { panic!("{name}: not one launch") };
             assert_eq!(launch.kernel(), PREFILL_KERNELS[0], "{name}");
-            assert_eq!((launch.grid, launch.block, launch.cluster), ([grid, 1, 1], [384, 1, 1], [1, 1, 1]), "{name}");
+            assert_eq!((launch.grid, launch.block, launch.cluster), ([grid, 1, 1], [512, 1, 1], [1, 1, 1]), "{name}");
             assert_eq!((launch.shared_bytes, launch.overlaps, launch.attributes), (232448, 1, 1), "{name}");
             let p: SparsePrefillParams = launch.parameter(PARAMS);
             assert_eq!((p.step_tokens, p.step_blocks), (step_tokens, step_blocks), "{name}");
@@ -143,12 +143,12 @@ fn every_parameter() {
 
         let [first, second, third] = fake.launches()[..] else { panic!("not three launches") };
         assert_eq!((first.kernel(), second.kernel()), (PREFILL_KERNELS[0], PREFILL_KERNELS[1]));
-        for launch in [first, second] {
+        for (launch, q_tiles) in [(&first, 3), (&second, 2)] {
             assert_eq!(launch.parameter_bytes(), PARAMS + size_of::<SparsePrefillParams>());
-            for (at, address, heads) in [(Q_MAP, Q, 64), (OUT_MAP, OUT, 16)] {
+            for (at, address, heads, tiles) in [(Q_MAP, Q, 64, q_tiles), (OUT_MAP, OUT, 16, 4)] {
                 let map: TensorMap = launch.parameter(at);
                 assert_eq!((map.address, map.data_type, map.rank), (address, 9, 5));
-                assert_eq!(map.tile, [64, heads, 1, 1, 1]);
+                assert_eq!(map.tile, [64, heads, tiles, 1, 1]);
                 // 128-byte swizzle, 256 bytes to L2, zeros outside.
                 assert_eq!((map.interleave, map.swizzle, map.promotion, map.fill), (0, 3, 3, 0));
             }

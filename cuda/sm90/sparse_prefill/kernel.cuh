@@ -3,19 +3,27 @@
 #include "common/grid_dependency.cuh"
 #include "common/mbarrier.cuh"
 #include "common/register_pool.cuh"
+#include "sm90/sparse_prefill/gather.cuh"
 #include "sm90/sparse_prefill/output.cuh"
 #include "sm90/sparse_prefill/scores.cuh"
 
 namespace flashmla::sm90::sparse_prefill {
 
-__device__ __forceinline__ void init_barriers(Shared& s) {
+template <int kHeadDim>
+__device__ __forceinline__ void init_barriers(Shared<kHeadDim>& s) {
     const auto init = [](uint64_t& barrier, int arrivals) { mbarrier_init(smem_address(&barrier), arrivals); };
     const int scores_warps = 4 * kArrivalsOfWarp, output_warps = 8 * kArrivalsOfWarp;
     for (int i = 0; i < kStages; ++i) {
         init(s.stage_full[i], kFullArrivals);
-        for (int side = 0; side < 2; ++side) init(s.stage_empty[i][side], kEmptyArrivals);
+        init(s.rest_full[i], kCopyArrivals);
+        for (int step = 0; step < kSteps; ++step) init(s.stage_empty[i][step], kEmptyArrivals);
+        init(s.q_read[i], scores_warps);
     }
-    init(s.k_rope_full, 256);
+    for (int i = 0; i < kLateBuffers; ++i) {
+        init(s.late_full[i], kCopyArrivals);
+        init(s.late_empty[i], 4 * kArrivalsOfWarp);
+    }
+    init(s.k_rope_full, kCopyArrivals);
     init(s.k_rope_empty, scores_warps);
     init(s.q_tail_full, 1);
     init(s.q_tail_empty, scores_warps);
@@ -29,7 +37,8 @@ __device__ __forceinline__ void init_barriers(Shared& s) {
 template <int kHeadDim>
 __device__ __forceinline__ void run(const Maps& maps, const SparsePrefillParams& p) {
     extern __shared__ __align__(1024) uint8_t dynamic[];
-    Shared& s = *reinterpret_cast<Shared*>(dynamic);
+    static_assert(sizeof(Shared<kHeadDim>) <= 232448, "more than a thread block can have");
+    auto& s = *reinterpret_cast<Shared<kHeadDim>*>(dynamic);
     if (threadIdx.x == 0) {
         // The swizzle counts from here. There is no static shared memory that could push it.
         if (smem_address(dynamic) % 1024 != 0) __trap();
@@ -44,8 +53,11 @@ __device__ __forceinline__ void run(const Maps& maps, const SparsePrefillParams&
     if (role == 0) {
         register_pool_acquire<kScoresRegisters>();
         Scores<kHeadDim>(p, s).run();
+    } else if (role == 3) {
+        register_pool_release<kGatherRegisters>();
+        Gather<kHeadDim>(p, maps.q, s).run();
     } else {
-        register_pool_release<kOutputRegisters>();
+        register_pool_acquire<kOutputRegisters>();
         if (role == 1) {
             Output<kHeadDim, 0>(p, maps, s).run();
         } else {

@@ -1,16 +1,15 @@
-// The output warps: O = O * rescale + P V for one half of the columns, and the store of O. Around the products
-// they fill the ring (gather.cuh).
+// The output warps: O = O * rescale + P V for one half of the columns, and the store of O.
 #pragma once
 #include "common/matrix.cuh"
 #include "common/mbarrier.cuh"
-#include "common/named_barrier.cuh"
 #include "common/wgmma.cuh"
 #include "sm90/sparse_prefill/gather.cuh"
 #include "sm90/sparse_prefill/work.cuh"
 
 namespace flashmla::sm90::sparse_prefill {
 
-// Q and O as (column of a tile, head, column tile, token), a box being one column tile of 64 and 16 heads.
+// Q and O as (column of a tile, head, column tile, token), a box being kBoxTiles of 64 heads of Q and kTilesPerSide of 16 heads
+// of O.
 struct Maps {
     const TensorMap *q, *out;
 };
@@ -19,15 +18,14 @@ struct Maps {
 template <int kHeadDim, int kSide>
 class Output {
   public:
-    __device__ __forceinline__ Output(const SparsePrefillParams& p, const Maps& maps, Shared& s)
+    __device__ __forceinline__ Output(const SparsePrefillParams& p, const Maps& maps, Shared<kHeadDim>& s)
         : p_(p), maps_(maps), s_(s), shared_(smem_base(&s)), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32 % 4),
-          current_(s.walk[threadIdx.x / 32 - 4].current), gather_(p, maps.q, s, shared_) {
+          current_(s.current[threadIdx.x / 32 - 4]) {
         if (lane_ == 0) current_.tiles = 0;
         __syncwarp();
     }
 
     __device__ __forceinline__ void run() {
-        begin();
         // Before the first query there is none, but what comes after a query is done, as for every other one.
         bool any = false, more;
         do {
@@ -35,64 +33,58 @@ class Output {
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] = 0.f;
             for (int tiles = current_.tiles; tiles > 0; --tiles) product(acc, tiles == 1);
-            mbarrier_wait(full_at(shared_, ring_.stage), ring_.phase);
-            const Query next = s_.query[kSide][ring_.stage];
+            mbarrier_wait(full_at<kHeadDim>(shared_, ring_.stage), ring_.phase);
+            const Query next = s_.query[ring_.stage];
             more = next.tiles >= 0;
             __syncwarp();
-            leave(1);
             if (more) load_tail(next);
-            const bool issue = more && !gather_.done();
-            if (issue) gather_.advance();
-            if (any) finish(acc);
-            if (more) {
-                if (issue) {
-                    load_rope();
-                    if (any) wait_stored();
-                    refill();
-                }
-                ring_.advance();
-                if (lane_ == 0) current_ = next;
-                __syncwarp();
-            }
+            Final final[2];
+            if (any) finish(acc, final);
+            // The scores warps have read what came through the stage (and waited for it, so that no phase passes unseen).
+            if (!any) wait_q_read();
+            if (kHasLate && !any) wait_late();
+            // O has left it (of the thread that issued the copies; others have nothing to wait for).
+            tma_store_wait_read();
+            __syncwarp();
+#pragma unroll
+            for (int step = 0; step < kSteps; ++step) leave(step);
+            leave_late();
+            ring_.advance();
+            if (any) store_logs(final);
+            __syncwarp();
+            if (lane_ == 0) current_ = next;
+            __syncwarp();
             any = true;
         } while (more);
-        // Shared memory must not go before.
-        tma_store_wait_read();
     }
 
   private:
-    static constexpr bool kRope = kHeadDim > kLatent;
     static constexpr int kColumns = kLatent / 2;
+    // The last column tile lies apart, in this side's half.
+    static constexpr bool kHasLate = kRotary<kHeadDim> && kSide == 1;
 
     __device__ __forceinline__ int row(int half) const { return warp_ * 16 + half * 8 + lane_ / 4; }
 
-    // All stages are empty at first: the first query's Q and two more items.
-    __device__ __forceinline__ void begin() {
-#pragma unroll 1
-        for (int stage = 0; stage < kStages; ++stage) {
-            if (gather_.done()) return;
-            gather_.advance();
-            if (stage > 0) load_rope();
-            gather_.issue(stage);
+    // This warp reads a step's rows of the stage no more.
+    __device__ __forceinline__ void leave(int step) {
+        mbarrier_arrive_warp(empty_at<kHeadDim>(shared_, ring_.stage, step), lane_);
+    }
+
+    // Nor its last columns.
+    __device__ __forceinline__ void leave_late() {
+        if constexpr (kHasLate) {
+            mbarrier_arrive_warp(late_empty_at<kHeadDim>(shared_, late_.buffer()), lane_);
+            late_.advance();
         }
     }
-
-    // This warp reads the stage no more.
-    __device__ __forceinline__ void leave(int arrivals) {
-        mbarrier_arrive_warp(empty_at(shared_, ring_.stage, kSide), lane_, arrivals);
+    __device__ __forceinline__ void wait_late() {
+        mbarrier_wait(late_full_at<kHeadDim>(shared_, late_.buffer()), late_.phase());
     }
 
-    // The stage at hand is filled with the item to come when its readers are done.
-    __device__ __forceinline__ void refill() {
-        mbarrier_wait(empty_at(shared_, ring_.stage, kSide), ring_.phase);
-        gather_.issue(ring_.stage);
-    }
-
-    // The rotary part of the item before the one to come, when that of the tile before it has been read.
-    __device__ __forceinline__ void load_rope() {
-        if (!kRope || !gather_.last_tile()) return;
-        gather_.rope(rope_phase_ ^ 1);
-        rope_phase_ ^= 1;
+    // Phases of q_read count the queries that came through a stage.
+    __device__ __forceinline__ void wait_q_read() {
+        mbarrier_wait(q_read_at<kHeadDim>(shared_, ring_.stage), q_phases_ >> ring_.stage & 1);
+        q_phases_ ^= 1u << ring_.stage;
     }
 
     // What of Q does not go to registers, when the products of the query before are done.
@@ -113,8 +105,8 @@ class Output {
             if (warp_ != 3) return;
             Ring next = ring_;
             next.advance();
-            mbarrier_wait(full_at(shared_, next.stage), next.phase);
-            const Query query = s_.query[kSide][next.stage];
+            mbarrier_wait(full_at<kHeadDim>(shared_, next.stage), next.phase);
+            const Query query = s_.query[next.stage];
             if (query.tiles <= 0) return;
             issue_tail(query);
             tail_loaded_ = true;
@@ -126,27 +118,23 @@ class Output {
         tail_phase_ ^= 1;
         if (elect_one()) {
             const uint32_t to = FLASHMLA_SHARED(shared_, q_tail), full = FLASHMLA_SHARED(shared_, q_tail_full);
-            constexpr int kTiles = kHeadDim / kColumnTile - kRegisterTiles;
-            mbarrier_arrive_expect_tx(full, kTiles * kTileBytes);
-#pragma unroll 1
-            for (int c = 0; c < kTiles; ++c) copy_q(maps_.q, query, kRegisterTiles + c, to + c * kTileBytes, full);
+            mbarrier_arrive_expect_tx(full, kBoxTiles<kHeadDim> * kTileBytes);
+            copy_q(maps_.q, query.token, query.head, kRegisterTiles, to, full);
         }
         __syncwarp();
     }
 
     __device__ __forceinline__ void product(float (&acc)[128], bool last) {
-        // Items are issued until one said that there is no further query.
-        const bool more = !gather_.done();
-        if (more) {
-            gather_.advance();
-            // Q K of the next tile begins with the rotary part, and makes room for that of the tile after.
-            load_rope();
-        }
         if (last) load_tail_early();
         // The rows of the tile are there, and ordered before what the matrix units read: the scores warps waited for them,
         // and P comes after that.
         uint64_t p = wgmma_descriptor(FLASHMLA_SHARED(shared_, p), 1024, 0);
-        uint64_t v = wgmma_descriptor(stage_at(shared_, ring_.stage) + kSide * kSideBytes, 1024, kTileBytes);
+        uint64_t v = wgmma_descriptor(stage_at<kHeadDim>(shared_, ring_.stage) + kSide * kSideBytes, 1024, kTileBytes);
+        [[maybe_unused]] uint64_t late = 0;
+        if constexpr (kHasLate) {
+            late = wgmma_descriptor(late_at<kHeadDim>(shared_, late_.buffer()), 1024, kTileBytes);
+            asm volatile("" : "+l"(late));
+        }
         // Computed here, not after the wait.
         asm volatile("" : "+l"(p), "+l"(v));
         mbarrier_wait(FLASHMLA_SHARED(shared_, p_full), p_phase_);
@@ -159,70 +147,66 @@ class Output {
         p_phase_ ^= 1;
         pin(acc);
         wgmma_fence();
+        if constexpr (kHasLate) {
+            // The last columns first: they have a buffer less.
 #pragma unroll
-        for (int i = 0; i < kTokens / 16; ++i) {
-            wgmma_m64n256k16_sv<Bf16>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
+            for (int i = 0; i < kSteps; ++i) wgmma_m64n64k16_sv(acc + 96, p + i * 2, late + i * (kStepBytes >> 4));
             wgmma_commit();
         }
-        // Rows whose step is done in all warps of this side give way to others of the tile to come. P is given back before the
-        // last copies, which block the warp.
-        const bool rows = more && gather_.at_tile();
+#pragma unroll
+        for (int i = 0; i < kSteps; ++i) {
+            wgmma_m64n192k16_sv(acc, p + i * 2, v + i * (kStepBytes >> 4));
+            if constexpr (!kHasLate) wgmma_m64n64k16_sv(acc + 96, p + i * 2, v + ((i * kStepBytes + 3 * kTileBytes) >> 4));
+            wgmma_commit();
+        }
+        if constexpr (kHasLate) {
+            wgmma_wait<4>();
+            leave_late();
+        }
+        // Step by step the rows give way to others.
         wgmma_wait<3>();
-        named_barrier_sync(1 + kSide, 128);
-        gather_.template issue_step<0>(ring_.stage, rows);
+        leave(0);
         wgmma_wait<2>();
-        named_barrier_sync(1 + kSide, 128);
-        gather_.template issue_step<1>(ring_.stage, rows);
+        leave(1);
+        wgmma_wait<1>();
+        leave(2);
         wgmma_wait<0>();
         pin(acc);
         mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, p_empty), lane_);
-        leave(2);
+        leave(3);
         __syncwarp();
-        if (rows) {
-            mbarrier_wait(empty_at(shared_, ring_.stage, kSide), ring_.phase);
-            gather_.template issue_step<2>(ring_.stage, true);
-            gather_.template issue_step<3>(ring_.stage, true);
-            gather_.issue_end(ring_.stage);
-        } else if (more) {
-            refill();
-        }
         ring_.advance();
     }
 
-    // O passes through the stage through which the next query's Q passed, in the columns of this side; the item after
-    // that fills it when it has been read.
-    __device__ __forceinline__ void finish(float (&acc)[128]) {
+    // O passes through the stage through which the next query's Q passed, a warp's 16 rows of this side's columns through one
+    // column tile of it; the item after that fills it when it has been read.
+    __device__ __forceinline__ void finish(float (&acc)[128], Final (&final)[2]) {
         mbarrier_wait(FLASHMLA_SHARED(shared_, final_full), final_phase_);
         final_phase_ ^= 1;
-        const Final final[2] = {s_.final[row(0)], s_.final[row(1)]};
+        final[0] = s_.final[row(0)];
+        final[1] = s_.final[row(1)];
         __syncwarp();
         mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, final_empty), lane_);
         const float f0 = factor(final[0], row(0)), f1 = factor(final[1], row(1));
-        mbarrier_wait(empty_at(shared_, ring_.stage, kSide), ring_.phase);
-        const uint32_t to = stage_at(shared_, ring_.stage) + kSide * kSideBytes + warp_ * (16 * 128);
+        wait_q_read();
+        if constexpr (kHasLate) wait_late();
+        uint32_t to = stage_at<kHeadDim>(shared_, ring_.stage) + kSide * kSideBytes + warp_ * kTileBytes;
+        if (kHasLate && warp_ == kTilesPerSide - 1) to = late_at<kHeadDim>(shared_, late_.buffer());
         const uint32_t matrix = lane_ / 8, at = to + swizzle_128b((matrix & 1) * 8 + lane_ % 8, matrix >> 1);
 #pragma unroll
         for (int j = 0; j < kColumns / 8; j += 2) {
             const float* d = acc + j * 4;
-            stmatrix_x4((at + j / 8 * kTileBytes) ^ (j % 8 * 16), Bf16::pack(d[0] * f0, d[1] * f0),
+            stmatrix_x4((at + j / 8 * kStepBytes) ^ (j % 8 * 16), Bf16::pack(d[0] * f0, d[1] * f0),
                         Bf16::pack(d[2] * f1, d[3] * f1), Bf16::pack(d[4] * f0, d[5] * f0), Bf16::pack(d[6] * f1, d[7] * f1));
         }
         fence_proxy_async();
         __syncwarp();
         if (elect_one()) {
-            const int head = current_.head + warp_ * 16, token = current_.token;
-#pragma unroll 1
-            for (int c = 0; c < kTilesPerSide; ++c)
-                // Nobody reads it soon; L2 should rather keep rows of KV.
-                tma_store_5d(maps_.out, to + c * kTileBytes, 0, head, kSide * kTilesPerSide + c, token, 0, kEvictFirst);
+            // Nobody reads it soon; L2 should rather keep rows of KV.
+            tma_store_5d(maps_.out, to, 0, current_.head + warp_ * 16, kSide * kTilesPerSide, current_.token, 0, kEvictFirst);
             tma_store_commit();
         }
         __syncwarp();
-        // Thread t of a row's four writes what is of row t, if that is one of the two.
-        if (kSide == 0 && lane_ % 4 < 2) {
-            const bool second = lane_ % 4;
-            store_logs(second ? final[1] : final[0], row(second));
-        }
     }
 
     // What a row of O is multiplied by.
@@ -238,8 +222,12 @@ class Output {
         return reciprocal_approx(sum);
     }
 
-    __device__ __forceinline__ void store_logs(const Final& final, int row) {
-        const int token = current_.token, head = current_.head + row;
+    __device__ __forceinline__ void store_logs(const Final (&finals)[2]) {
+        // Thread t of a row's four writes what is of row t, if that is one of the two.
+        if (kSide != 0 || lane_ % 4 >= 2) return;
+        const bool second = lane_ % 4;
+        const Final& final = second ? finals[1] : finals[0];
+        const int token = current_.token, head = current_.head + row(second);
         if (head >= p_.h_q) return;
         if (p_.lse != 0) {
             const float none = p_.lse_empty_pos_inf ? INFINITY : -INFINITY;
@@ -252,23 +240,17 @@ class Output {
         }
     }
 
-    // Until O has left the stage. What a warp of this side fills there is not what it stored.
-    __device__ __forceinline__ void wait_stored() {
-        // Of the thread that issued the copies; others have nothing to wait for.
-        tma_store_wait_read();
-        named_barrier_sync(1 + kSide, 128);
-    }
-
     const SparsePrefillParams& p_;
     const Maps maps_;
-    Shared& s_;
+    Shared<kHeadDim>& s_;
     const uint32_t shared_;
     const int lane_, warp_;
     Query& current_;  // as this warp knows it
-    Gather<kHeadDim, kSide> gather_;
     Ring ring_;
+    Late late_;
     bool tail_loaded_ = false;
-    uint32_t p_phase_ = 0, final_phase_ = 0, tail_phase_ = 0, rope_phase_ = 0;
+    uint32_t p_phase_ = 0, final_phase_ = 0, tail_phase_ = 0;
+    uint32_t q_phases_ = 0;  // a bit a stage
 };
 
 }  // namespace flashmla::sm90::sparse_prefill

@@ -19,7 +19,7 @@ constexpr float kNoReference = -1e30f;
 template <int kHeadDim>
 class Scores {
   public:
-    __device__ __forceinline__ Scores(const SparsePrefillParams& p, Shared& s)
+    __device__ __forceinline__ Scores(const SparsePrefillParams& p, Shared<kHeadDim>& s)
         : p_(p), s_(s), shared_(smem_base(&s)), lane_(kept(threadIdx.x % 32)) {
         const uint32_t warp = threadIdx.x / 32 % 4, matrix = lane_ / 8;
         const uint32_t p_row = warp * 16 + (matrix & 1) * 8 + lane_ % 8;
@@ -41,7 +41,7 @@ class Scores {
     }
 
   private:
-    static constexpr bool kRope = kHeadDim > kLatent;
+    static constexpr bool kRope = kRotary<kHeadDim>;
 
     // The thread of the warpgroup, asked anew: of what the loop over tiles needs rarely, or has time for, nothing shall
     // wait in registers.
@@ -65,10 +65,11 @@ class Scores {
 
     // What comes next, and if it has tiles, its Q: the latent part passes through a stage of the ring into registers.
     __device__ __forceinline__ Query next_query() {
-        mbarrier_wait(full_at(shared_, ring_.stage), ring_.phase);
-        const Query query = s_.query[0][ring_.stage];
+        mbarrier_wait(full_at<kHeadDim>(shared_, ring_.stage), ring_.phase);
+        if constexpr (kRope) mbarrier_wait(rest_full_at<kHeadDim>(shared_, ring_.stage), ring_.phase);
+        const Query query = s_.query[ring_.stage];
         if (query.tiles > 0) {
-            const uint32_t stage = stage_at(shared_, ring_.stage), matrix = lane_ / 8;
+            const uint32_t stage = stage_at<kHeadDim>(shared_, ring_.stage), matrix = lane_ / 8;
             const uint32_t q_row = threadIdx.x / 32 % 4 * 16 + (matrix & 1) * 8 + lane_ % 8;
 #pragma unroll
             for (int c = 0; c < kRegisterTiles; ++c) {
@@ -78,8 +79,9 @@ class Scores {
             }
         }
         __syncwarp();
-        for (int side = 0; side < 2; ++side) mbarrier_arrive_warp(empty_at(shared_, ring_.stage, side), lane_);
+        mbarrier_arrive_warp(q_read_at<kHeadDim>(shared_, ring_.stage), lane_);
         ring_.advance();
+        if (kRope) late_.advance();
         return query;
     }
 
@@ -99,6 +101,8 @@ class Scores {
         }
         wait_p();
         store_p();
+        fence_proxy_async();
+        __syncwarp();
         release_p();
     }
 
@@ -107,11 +111,14 @@ class Scores {
     //
     // Between the products nothing may look to the compiler as if threads of a warp diverged: it serialises them all then.
     __device__ __forceinline__ void products(bool ready, bool pending) {
-        uint64_t k = wgmma_descriptor(stage_at(shared_, ring_.stage), 1024, 0);
-        // As one 64-bit value: taken apart, each product's descriptor would cost four instructions, not one.
-        asm volatile("" : "+l"(k));
+        // Through a shuffle, by which ptxas sees that it is the warp's: else each product's descriptor may cost eight
+        // instructions, not one. (The shuffle itself goes away.)
+        const uint64_t k = wgmma_descriptor(__shfl_sync(~0u, stage_at<kHeadDim>(shared_, ring_.stage), 0), 1024, 0);
         const uint64_t k_rope = wgmma_descriptor(FLASHMLA_SHARED(shared_, k_rope), 1024, 0);
         const uint64_t tail = wgmma_descriptor(FLASHMLA_SHARED(shared_, q_tail), 1024, 0);
+        uint64_t last = k + ((kColumnTiles - 1) * kTileBytes >> 4);
+        if constexpr (kRope)
+            last = wgmma_descriptor(__shfl_sync(~0u, late_at<kHeadDim>(shared_, late_.buffer()), 0), 1024, 0);
         if (!ready) wait_operands();
         k_rope_phase_ ^= 1;
         // Rows are written by ordinary copies and are read by the matrix units: here and, after P has come from here, in the
@@ -123,10 +130,11 @@ class Scores {
             // First, so that their operand is done with early and its buffer filled anew in time.
 #pragma unroll
             for (int i = 0; i < 4; ++i)
-                wgmma_m64n64k16_ss<Bf16>(score_, tail + (kTileBytes >> 4) + i * 2, k_rope + i * 2, i > 0);
+                wgmma_m64n64k16_ss<Bf16>(score_, tail + ((kColumnTiles - kRegisterTiles) * kTileBytes >> 4) + i * 2,
+                                         k_rope + i * 2, i > 0);
             wgmma_commit();
         }
-        latent_products<0, kStepsBeforeP>(k, tail);
+        latent_products<0, kProductsBeforeP<kHeadDim>>(k, tail, last);
         wgmma_commit();
         pending = __any_sync(~0u, pending);
         if (pending) {
@@ -138,34 +146,58 @@ class Scores {
             mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, k_rope_empty), lane_);
         }
         wgmma_fence();
-        latent_products<kStepsBeforeP, kLatent / 16 - kStepsAfterP<kHeadDim>>(k, tail);
+        constexpr int kBeforeFence = kLatent / 16 - kProductsAfterP<kHeadDim>;
+        if constexpr (kRope) {
+            latent_products<kProductsBeforeP<kHeadDim>, kFirstProducts>(k, tail, last);
+            // The other columns, if they were not there at the beginning.
+            if (!__all_sync(~0u, whole_)) {
+                wait_voting(rest_full_at<kHeadDim>(shared_, ring_.stage), ring_.phase);
+                fence_proxy_async();
+            }
+            wgmma_fence();
+            latent_products<kFirstProducts, kBeforeFence>(k, tail, last);
+            // And the last of them.
+            wait_voting(late_full_at<kHeadDim>(shared_, late_.buffer()), late_.phase());
+            late_.advance();
+        } else {
+            latent_products<kProductsBeforeP<kHeadDim>, kBeforeFence>(k, tail, last);
+        }
+        // A fence takes its time: it comes when the hardware has as many products as it holds, and serves for P, too.
+        if (kRope || pending) {
+            fence_proxy_async();
+            __syncwarp();
+        }
         if (pending) release_p();
         wgmma_fence();
-        latent_products<kLatent / 16 - kStepsAfterP<kHeadDim>, kLatent / 16>(k, tail);
+        latent_products<kLatent / 16 - kProductsAfterP<kHeadDim>, kLatent / 16>(k, tail, last);
         wgmma_commit();
         wgmma_wait<0>();
         pin(score_);
     }
 
     template <int kFrom, int kTo>
-    __device__ __forceinline__ void latent_products(uint64_t k, uint64_t tail) {
+    __device__ __forceinline__ void latent_products(uint64_t k, uint64_t tail, uint64_t last) {
 #pragma unroll
         for (int step = kFrom; step < kTo; ++step) {
             const int c = step / 4, i = step % 4;
-            const uint64_t b = k + ((c * kTileBytes + i * 32) >> 4);
+            const uint64_t b = c == kColumnTiles - 1 ? last + i * 2 : k + ((c * kTileBytes + i * 32) >> 4);
             if (c < kRegisterTiles) {
                 wgmma_m64n64k16_rs<Bf16>(score_, q_[c][i], b, kRope || step > 0);
             } else {
-                wgmma_m64n64k16_ss<Bf16>(score_, tail + i * 2, b, 1);
+                wgmma_m64n64k16_ss<Bf16>(score_, tail + ((c - kRegisterTiles) * kTileBytes >> 4) + i * 2, b, 1);
             }
         }
     }
 
     // Until the output warps are done with the P before.
     __device__ __forceinline__ void wait_p() {
-        // By vote: the compiler must see that the warp stays together.
-        while (!__all_sync(~0u, mbarrier_try(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1))) {}
+        wait_voting(FLASHMLA_SHARED(shared_, p_empty), p_phase_ ^ 1);
         p_phase_ ^= 1;
+    }
+
+    // Between products, by vote: the compiler must see that the warp stays together.
+    static __device__ __forceinline__ void wait_voting(uint32_t barrier, uint32_t phase) {
+        while (!__all_sync(~0u, mbarrier_try(barrier, phase))) {}
     }
 
     // P of the last tile.
@@ -175,8 +207,6 @@ class Scores {
 #pragma unroll
         for (int i = 0; i < 16; i += 4)
             stmatrix_x4(at ^ (i / 2 * 16), packed_[i], packed_[i + 1], packed_[i + 2], packed_[i + 3]);
-        fence_proxy_async();
-        __syncwarp();
     }
 
     // The P stored last goes to the output warps.
@@ -184,16 +214,19 @@ class Scores {
         mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, p_full), lane_);
     }
 
-    // Whether the tile has arrived whole. All is asked before the first product: where other code comes between
-    // products they must be fenced anew, for which the hardware waits until all before are done.
-    __device__ __forceinline__ bool operands_ready() const {
-        bool ready = mbarrier_test(full_at(shared_, ring_.stage), ring_.phase);
-        if (kRope) ready &= mbarrier_test(FLASHMLA_SHARED(shared_, k_rope_full), k_rope_phase_);
+    // Whether what is read first of a tile has arrived. All is asked before the first product if it can: where other code comes
+    // between products they must be fenced anew.
+    __device__ __forceinline__ bool operands_ready() {
+        bool ready = mbarrier_test(full_at<kHeadDim>(shared_, ring_.stage), ring_.phase);
+        if (kRope) {
+            ready &= mbarrier_test(FLASHMLA_SHARED(shared_, k_rope_full), k_rope_phase_);
+            whole_ = mbarrier_test(rest_full_at<kHeadDim>(shared_, ring_.stage), ring_.phase);
+        }
         return ready;
     }
 
     __device__ __forceinline__ void wait_operands() const {
-        mbarrier_wait(full_at(shared_, ring_.stage), ring_.phase);
+        mbarrier_wait(full_at<kHeadDim>(shared_, ring_.stage), ring_.phase);
         if (kRope) mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_full), k_rope_phase_);
     }
 
@@ -296,14 +329,16 @@ class Scores {
     }
 
     const SparsePrefillParams& p_;
-    Shared& s_;
+    Shared<kHeadDim>& s_;
     const uint32_t shared_, lane_;
     uint32_t p_at_;  // where this thread stores the first of its matrices of P
     Ring ring_;
+    Late late_;
     uint32_t p_phase_ = 0, k_rope_phase_ = 0, q_tail_phase_ = 0, final_phase_ = 0;
     uint32_t q_[kRegisterTiles][4][4];
     float score_[32];
     uint32_t packed_[16];  // P
+    bool whole_;  // the tile to come is there with all columns but the last
     uint32_t raised_;  // a bit for each row of the thread
     float reference_[2], sum_[2];
     float top_[2];  // the largest score, not scaled
