@@ -34,8 +34,8 @@ constexpr int kColumnTilesRight = 4;  // of the right half of the output
 
 // FP8 cache layouts: where the parts of a token's row lie, in bytes.
 // `kByColumns`: how K is laid out, by column tiles that hold the tokens of both stages (and one gather loop, gather_ahead.cuh,
-// goes with it), or by octets. `kKeepsLane`: whether a thread keeps its number in a register come what may, or the assembler
-// may read it again; V4 alone has no register for it.
+// goes with it), or by octets. `kKeepsLane`: whether a thread keeps its number, and what follows from it, in registers come
+// what may, or the assembler may read it again; V4 alone has no register for it, and a pair of V32 has better use for them.
 struct V32 {
     static constexpr int kHeadDim = 576;
     static constexpr int kFp8 = 512;       // elements of FP8, the first columns
@@ -65,7 +65,8 @@ struct V4 {
 // Clusters of two blocks, of neighbouring heads: each converts half of the tokens for both.
 struct V32Pair : V32 {
     static constexpr bool kPair = true;
-    static constexpr int kLeftRegisters = 240, kRightRegisters = 160, kGatherRegisters = 104;
+    static constexpr bool kKeepsLane = false;
+    static constexpr int kLeftRegisters = 232, kRightRegisters = 160, kGatherRegisters = 112;
 };
 
 struct V4Pair : V4 {

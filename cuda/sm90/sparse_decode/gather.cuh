@@ -1,12 +1,9 @@
 // The gather warps of a thread block that works alone: from indices to K tiles in shared memory.
 //
 // Of each group of 16 tokens of a tile a warp takes four, a quad (rows.cuh). All loads in flight are waited for together
-// when a turn of the loop begins, since in a loop the compiler counts them all by one scoreboard. Each quad of the next
-// tile is asked for as soon as the registers of this one's are converted, in V32 after the fence, which waits for loads,
-// too; before that, where a layout says so a tile before, the rows are looked up, and on their way to L2.
-//
-// V4 alone has gather_ahead.cuh, and so no layout takes the branches of kTwoAhead here and in rows.cuh today. Without them
-// V32's registers are allocated otherwise: to be timed before they go.
+// when a turn of the loop begins, since in a loop the compiler counts them all by one scoreboard. The rows of the next tile
+// are asked for after the fence, which waits for loads, too; before that they are looked up, and on their way to L2.
+// (gather_ahead.cuh is that of V4.)
 #pragma once
 #include "sm90/sparse_decode/rows.cuh"
 
@@ -17,13 +14,10 @@ class Gather : Rows<Layout> {
     using typename Rows<Layout>::Row;
     using typename Rows<Layout>::Quad;
     using typename Rows<Layout>::LaneScales;
-    using typename Rows<Layout>::Addresses;
     using Rows<Layout>::p_;
     using Rows<Layout>::shared_;
     using Rows<Layout>::lane_;
     using Rows<Layout>::warp_;
-    using Rows<Layout>::kV32;
-    using Rows<Layout>::kTwoAhead;
     using Rows<Layout>::kQuads;
     using Rows<Layout>::kOctetBytes;
     using Rows<Layout>::kStageBytes;
@@ -37,24 +31,11 @@ class Gather : Rows<Layout> {
         Tiles tiles(p_, Place(p_));
         const int token = lane_ / 4 % 4 * kGroupTokens + warp_ * 4 + lane_ % 4;
         if (!tiles.next(p_)) return;
-        // Whether there is a tile after the one to convert and, where rows are looked up two tiles ahead, after that.
-        // `entry` is of the tile that is looked up next.
-        bool more, more_after = false;
+        // `entry` is of the tile that is looked up next, if there is one.
         Entry entry = {};
-        Row row, next = {};
-        if constexpr (kTwoAhead) {
-            const Entry first = tiles.list().entry(p_, token), none = {-1, -1, false};
-            more = tiles.next(p_);
-            const Entry second = more ? tiles.list().entry(p_, token) : none;
-            row = this->look_up(first, 0);
-            next = this->look_up(second, 1);
-            more_after = more && tiles.next(p_);
-            if (more_after) entry = tiles.list().entry(p_, token);
-        } else {
-            row = this->look_up(tiles.list().entry(p_, token));
-            more = tiles.next(p_);
-            if (more) entry = tiles.list().entry(p_, token);
-        }
+        Row row = this->look_up(tiles.list().entry(p_, token));
+        bool more = tiles.next(p_);
+        if (more) entry = tiles.list().entry(p_, token);
         Quad quads[kQuads];
 #pragma unroll
         for (int i = 0; i < kQuads; ++i) this->load(quads[i], this->addresses(i));
@@ -63,16 +44,7 @@ class Gather : Rows<Layout> {
             const bool exact = this->leave_scales(row);
             const uint32_t valid = row.valid;
             const bool last = !more;
-            if constexpr (kTwoAhead) {
-                row = next;
-                this->load_scales(row);
-                more = more_after;
-                if (more) {
-                    next = this->look_up(entry, ring_.stage);
-                    more_after = tiles.next(p_);
-                    if (more_after) entry = tiles.list().entry(p_, token);
-                }
-            } else if (more) {
+            if (more) {
                 row = this->look_up(entry);
                 this->load_scales(row);
                 more = tiles.next(p_);
@@ -82,36 +54,25 @@ class Gather : Rows<Layout> {
             __syncwarp();
             const LaneScales scales = this->lane_scales();
             if (exact) {
-                convert_and_load<true>(quads, scales);
+                convert_tile<true>(quads, scales);
             } else {
-                convert_and_load<false>(quads, scales);
+                convert_tile<false>(quads, scales);
             }
             finish_tile(valid);
             if (last) break;
-            if constexpr (kLoadLate) {
 #pragma unroll
-                for (int i = 0; i < kQuads; ++i) this->load(quads[i], this->addresses(i, next_table()));
-            }
+            for (int i = 0; i < kQuads; ++i) this->load(quads[i], this->addresses(i));
             ring_.advance();
         }
     }
 
   private:
-    static constexpr bool kLoadLate = kV32;
-
-    // The table that says where the rows of the next tile lie.
-    __device__ __forceinline__ int next_table() const { return kTwoAhead ? ring_.stage ^ 1 : 0; }
-
-    // Converts a tile and, if that is not left for later, loads the next one; after the last one, some rows in vain.
     template <bool kExact>
-    __device__ __forceinline__ void convert_and_load(Quad (&quads)[kQuads], const LaneScales& scales) const {
+    __device__ __forceinline__ void convert_tile(const Quad (&quads)[kQuads], const LaneScales& scales) const {
 #pragma unroll
         for (int i = 0; i < kQuads; ++i) {
-            Addresses a;
-            if (!kLoadLate) a = this->addresses(i, next_table());
             const uint32_t to = ring_.stage * kStageBytes + i * (kGroupTokens / 8) * kOctetBytes;
             this->template convert<kExact, 0, 1>(quads[i], scales, i, to, 0);
-            if (!kLoadLate) this->load(quads[i], a);
         }
     }
 

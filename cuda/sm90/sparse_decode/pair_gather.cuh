@@ -19,7 +19,6 @@ class PairGather : Rows<Layout> {
     using Rows<Layout>::p_;
     using Rows<Layout>::shared_;
     using Rows<Layout>::lane_;
-    using Rows<Layout>::kTwoAhead;
     using Rows<Layout>::kOctetBytes;
     using Rows<Layout>::kStageBytes;
 
@@ -28,7 +27,7 @@ class PairGather : Rows<Layout> {
         : Rows<Layout>(p, s, octet_of_warp() * 8), octet_(kept(octet_of_warp())), other_(way_to_other(shared_)) {}
 
     __device__ __forceinline__ void run() {
-        static_assert(kStages == 2 && !kTwoAhead);
+        static_assert(kStages == 2);
         Tiles tiles(p_, Place(p_));
         Entry entry;
         bool second, second_after = false;

@@ -20,7 +20,7 @@ template <class Layout>
 class Rows {
   protected:
     static constexpr bool kV32 = Layout::kScalesInRow;
-    static constexpr bool kTwoAhead = Layout::kLookAhead == 2;
+    static_assert(Layout::kLookAhead == 1);
     static constexpr int kQuads = 4;  // of a turn
     // The last FP8 load of V4 is that of three column tiles.
     static constexpr int kLastTiles = Layout::kFp8 / kColumnTile - 4;
@@ -28,7 +28,6 @@ class Rows {
     // The half of the columns that RoPE goes with.
     static constexpr int kRopeHalf = Shared<Layout>::kRopeBlock >= kRightBlock;
     static constexpr int kOctetBytes = Shared<Layout>::kOctetBytes, kStageBytes = Shared<Layout>::kStageBytes;
-    static constexpr int kTableBytes = sizeof(Shared<Layout>::rows[0]);
     static constexpr int kRowsBytes = sizeof(Shared<Layout>::rows[0][0]);
     static constexpr int kScalesBytes = sizeof(Shared<Layout>::scales[0]);
     static constexpr int kPairScales = Layout::kScaleWords * 4, kLaneScales = 8 * kPairScales;
@@ -58,17 +57,18 @@ class Rows {
 
     // `first` is the first token of a tile that is the warp's.
     __device__ __forceinline__ Rows(const SparseDecodeParams& p, Shared<Layout>& s, uint32_t first)
-        : p_(p), shared_(smem_base(&s)), lane_(kept_lane()), warp_(kept(threadIdx.x / 32 % 4)) {
+        : p_(p), shared_(smem_base(&s)), lane_(Layout::kKeepsLane ? kept_lane() : threadIdx.x % 32),
+          warp_(kept_here(threadIdx.x / 32 % 4)) {
         const uint32_t row = first + lane_ / 4 % 2, rope_row = first + lane_ / 8;
         const uint32_t k = FLASHMLA_SPARSE_SHARED(shared_, k) + first / 8 * kOctetBytes;
-        latent_at_ = kept(k + lane_ / 8 * kBlockBytes + swizzle_128b(row % 8, lane_ % 4 * 2));
-        rope_at_ = kept(k + Shared<Layout>::kRopeBlock * kBlockBytes + swizzle_128b(rope_row % 8, lane_ % 8));
-        rows_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, rows) + warp_ * kRowsBytes);
-        scales_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, scales) + warp_ * kScalesBytes);
+        latent_at_ = kept_here(k + lane_ / 8 * kBlockBytes + swizzle_128b(row % 8, lane_ % 4 * 2));
+        rope_at_ = kept_here(k + Shared<Layout>::kRopeBlock * kBlockBytes + swizzle_128b(rope_row % 8, lane_ % 8));
+        rows_at_ = kept_here(FLASHMLA_SPARSE_SHARED(shared_, rows) + warp_ * kRowsBytes);
+        scales_at_ = kept_here(FLASHMLA_SPARSE_SHARED(shared_, scales) + warp_ * kScalesBytes);
     }
 
-    // Leaves the row's address in a table, and asks for the row to come to L2.
-    __device__ __forceinline__ Row look_up(const Entry& entry, int table = 0) const {
+    // Leaves the row's address for those who copy it, and asks for the row to come to L2.
+    __device__ __forceinline__ Row look_up(const Entry& entry) const {
         Row result = {nullptr, {0, 0}, 0};
         const int value = entry.value;
         const bool extra = entry.extra;
@@ -97,11 +97,10 @@ class Rows {
                 if (384 + i * 128 < Layout::kRowBytes || lane_ < 16)
                     prefetch_l2_line(row + lane_ / 16 * 384 + i * 128);
             }
-            if (kTwoAhead && !kV32 && lane_ < 16) prefetch_l2_line(result.scales_at);
         }
         // All lanes have read what lay here.
         __syncwarp();
-        if (lane_ < 16) store_shared_8(rows_at_ + table * kTableBytes + place_of(lane_) * 8, reinterpret_cast<uint64_t>(row));
+        if (lane_ < 16) store_shared_8(rows_at_ + place_of(lane_) * 8, reinterpret_cast<uint64_t>(row));
         result.valid = __ballot_sync(~0u, exists) & 0xffff;
         __syncwarp();
         return result;
@@ -147,9 +146,9 @@ class Rows {
         return __all_sync(~0u, exact);
     }
 
-    __device__ __forceinline__ Addresses addresses(int i, int table = 0) const {
+    __device__ __forceinline__ Addresses addresses(int i) const {
         Addresses a;
-        const uint32_t at = rows_at_ + table * kTableBytes + i * 16;
+        const uint32_t at = rows_at_ + i * 16;
         load_shared_16(a.fp8, at + lane_ / 4 % 2 * 64);
         load_shared_8(a.rope, at + lane_ / 8 % 2 * 64 + lane_ / 16 * 8);
         return a;
@@ -227,6 +226,10 @@ class Rows {
     const uint32_t lane_, warp_;
 
   private:
+    static __device__ __forceinline__ uint32_t kept_here(uint32_t value) {
+        return Layout::kKeepsLane ? kept(value) : value;
+    }
+
     uint32_t latent_at_, rope_at_, rows_at_, scales_at_;
 };
 
