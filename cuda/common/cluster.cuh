@@ -45,4 +45,17 @@ __device__ __forceinline__ void store_to_cluster(uint32_t to, uint32_t value, ui
                  : "memory");
 }
 
+// 16 bytes, which count likewise.
+__device__ __forceinline__ void store_to_cluster_16(uint32_t to, float a, float b, float c, float d, uint32_t barrier) {
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to), "f"(a),
+        "f"(b), "f"(c), "f"(d), "r"(barrier)
+        : "memory");
+}
+
+// 8 bytes, to be read after a barrier of the cluster.
+__device__ __forceinline__ void store_shared_cluster_8(uint32_t to, uint32_t a, uint32_t b) {
+    asm volatile("st.shared::cluster.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(a), "r"(b) : "memory");
+}
+
 }  // namespace flashmla

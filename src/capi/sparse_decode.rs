@@ -141,7 +141,7 @@ pub unsafe extern "C" fn flashmla_sparse_decode_query(
     out: *mut flashmla_kernel_info_t,
 ) -> flashmla_status_t {
     guard(|| {
-        let (context, _, shape) = shape(&context, params)?;
+        let (context, params, shape) = shape(&context, params)?;
         // SAFETY: per the contract of this function.
         unsafe { struct_size("out", out) }?;
         let mut info =
@@ -149,7 +149,8 @@ pub unsafe extern "C" fn flashmla_sparse_decode_query(
         match &context.backend {
             Backend::Cpu(_) => copy_name(&mut info.name, "cpu_sparse_decode"),
             Backend::Gpu(gpu) => {
-                let launch = gpu.sparse_decode_kernel(&shape);
+                let lengths = [params.topk_length, params.extra_topk_length];
+                let launch = gpu.sparse_decode_kernel(&shape, lengths.iter().any(|tensor| !tensor.data.is_null()));
                 copy_name(&mut info.name, launch.name);
                 info.thread_blocks = launch.thread_blocks;
                 info.cluster_size = launch.cluster as i32;

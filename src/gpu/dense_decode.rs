@@ -6,7 +6,6 @@ use super::driver::Handle;
 use super::launch::{address, Launch};
 use super::library::Loader;
 use super::params::{DenseDecodeParams, Divisor, PlanParams};
-use super::sparse_decode::Blocks;
 use super::tensor_map::{TensorMap, Tiled};
 use super::GpuDevice;
 use crate::problem::dense_decode::{DenseDecode, Dtype, Shape, D_V};
@@ -143,21 +142,21 @@ pub struct Selection {
 impl GpuDevice {
     pub fn dense_decode_kernel(&self, shape: &Shape) -> Result<Selection> {
         let grid = Grid::new(shape, self.multiprocessors());
-        let name = match shape.layout {
-            Layout::Plain => DECODE[decode_rows(shape, &grid)].names[decode_index(shape)].to_str().unwrap_or_default(),
-            fp8 => super::sparse_decode::kernel_name(fp8, shape.into(), &grid),
-        };
         let split = SplitLayout::new(shape, &grid);
-        let thread_blocks = match shape.layout {
-            _ if shape.is_empty() => 0,
-            Layout::Plain => thread_blocks(shape, &grid) + combining_blocks(shape, &grid, &split),
-            _ => Blocks::new(shape.into(), &grid, &split, None).all(),
+        let mut selection = match shape.layout {
+            Layout::Plain => Selection {
+                name: DECODE[decode_rows(shape, &grid)].names[decode_index(shape)].to_str().unwrap_or_default(),
+                thread_blocks: thread_blocks(shape, &grid) + combining_blocks(shape, &grid, &split),
+                cluster: 1,
+                grid,
+            },
+            // Its lengths are on the device.
+            layout => self.sparse_decode.select(layout, shape.into(), grid, &split, false),
         };
-        let cluster = match shape.layout {
-            Layout::Plain => 1,
-            _ => super::sparse_decode::cluster(shape.into(), &grid),
-        };
-        Ok(Selection { name, grid, thread_blocks, cluster })
+        if shape.is_empty() {
+            selection.thread_blocks = 0;
+        }
+        Ok(selection)
     }
 
     /// Writes the plan for the lengths that `lens` holds when the stream gets there.

@@ -17,7 +17,9 @@ use std::sync::OnceLock;
 pub struct Handle(pub usize);
 
 pub const CUDA_SUCCESS: u32 = 0;
+pub const CUDA_ERROR_INVALID_VALUE: u32 = 1;
 pub const CUDA_ERROR_NOT_FOUND: u32 = 500;
+pub const CUDA_ERROR_INVALID_CLUSTER_SIZE: u32 = 912;
 const CUDA_ERROR_STUB_LIBRARY: u32 = 34;
 const CUDA_ERROR_NO_DEVICE: u32 = 100;
 
@@ -91,9 +93,11 @@ table! {
             *mut c_void, c_uint, u32, *mut c_void, *const u64, *const u64, *const u32, *const u32,
             c_uint, c_uint, c_uint, c_uint);
     }
-    // Since CUDA 12.4. Without it a kernel is loaded at its first launch.
+    // The first since CUDA 12.4: without it a kernel is loaded at its first launch. Without the second no kernels run that
+    // must know how many clusters fit.
     optional {
         fn cuFuncLoad(Handle);
+        fn cuOccupancyMaxActiveClusters(*mut c_int, Handle, *const c_void);
     }
 }
 

@@ -45,6 +45,24 @@ impl Launch {
         }
         (attributes, count)
     }
+
+    /// Calls `body` with the CUlaunchConfig of a launch.
+    pub(super) fn with_config<T>(&self, stream: Handle, body: impl FnOnce(*const c_void) -> T) -> T {
+        let (mut attributes, count) = self.attributes();
+        let config = CUlaunchConfig {
+            gridDimX: self.grid,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: self.block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.shared_bytes,
+            hStream: stream.0 as *mut _,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: count as u32,
+        };
+        body(ptr::from_ref(&config).cast())
+    }
 }
 
 impl GpuDevice {
@@ -64,28 +82,12 @@ impl GpuDevice {
         stream: Handle,
         params: [*const c_void; N],
     ) -> Result<()> {
-        let (mut attributes, count) = launch.attributes();
-        let config = CUlaunchConfig {
-            gridDimX: launch.grid,
-            gridDimY: 1,
-            gridDimZ: 1,
-            blockDimX: launch.block,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: launch.shared_bytes,
-            hStream: stream.0 as *mut _,
-            attrs: attributes.as_mut_ptr(),
-            numAttrs: count as u32,
-        };
         let mut params = params.map(|p| p.cast_mut());
         // A kernel handle stands for the function in the stream's context.
         // SAFETY: everything outlives the call, which copies it; the kernel's parameters are the caller's.
-        unsafe {
-            call!(
-                self.driver,
-                cuLaunchKernelEx(ptr::from_ref(&config).cast(), launch.kernel, params.as_mut_ptr(), ptr::null_mut())
-            )
-        }
+        launch.with_config(stream, |config| unsafe {
+            call!(self.driver, cuLaunchKernelEx(config, launch.kernel, params.as_mut_ptr(), ptr::null_mut()))
+        })
     }
 }
 

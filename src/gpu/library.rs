@@ -4,13 +4,17 @@
 //! All of it is made under one lock, by `flashmla_create` alone. What an attempt achieved before
 //! it failed is kept, so that the next one goes on from there and nothing is made twice.
 
-use super::driver::{call, Driver, Handle, CUDA_ERROR_NOT_FOUND};
+use super::driver::{
+    call, Driver, Handle, CUDA_ERROR_INVALID_CLUSTER_SIZE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_NOT_FOUND,
+};
 use super::kernels;
-use super::launch::with_context;
+use super::launch::{with_context, Launch};
 use super::{dense_decode, kv_cache_append, kv_cache_gather, map_indices, plan, sparse_decode, sparse_prefill};
 use crate::err;
 use crate::status::Result;
-use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+use cudarc::driver::sys::CUfunction_attribute_enum::{
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED,
+};
 use std::ffi::{c_int, CStr};
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
@@ -137,6 +141,40 @@ impl Loader<'_> {
             self.driver.check("cuFuncLoad", unsafe { load(function) })?;
         }
         Ok(kernel)
+    }
+
+    /// How many clusters of a kernel the device runs at a time, by the thread blocks of a cluster. More than 8 of these
+    /// must be allowed, and are no part of what every device can do.
+    pub fn clusters<const N: usize>(
+        &self,
+        kernel: Handle,
+        sizes: [u32; N],
+        threads: u32,
+        shared_bytes: u32,
+    ) -> Result<[i64; N]> {
+        let mut clusters = [0; N];
+        let Some(max_active) = self.driver.cuOccupancyMaxActiveClusters else { return Ok(clusters) };
+        let mut function = Handle::default();
+        let attribute = CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED as c_int;
+        // SAFETY: a kernel that the driver gave out; writes one handle.
+        unsafe {
+            call!(self.driver, cuKernelSetAttribute(attribute, 1, kernel, self.device))?;
+            call!(self.driver, cuKernelGetFunction(&mut function, kernel))?;
+        }
+        for (clusters, blocks) in clusters.iter_mut().zip(sizes) {
+            let launch =
+                Launch { kernel, grid: blocks, block: threads, cluster: blocks, shared_bytes, overlaps: false };
+            let mut most: c_int = 0;
+            // SAFETY: a function of the current context; writes one integer.
+            match launch.with_config(Handle::default(), |config| unsafe { max_active(&mut most, function, config) }) {
+                CUDA_ERROR_INVALID_VALUE | CUDA_ERROR_INVALID_CLUSTER_SIZE => {}
+                code => {
+                    self.driver.check("cuOccupancyMaxActiveClusters", code)?;
+                    *clusters = most.into();
+                }
+            }
+        }
+        Ok(clusters)
     }
 
     /// Kernels that need no dynamic shared memory.

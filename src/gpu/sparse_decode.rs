@@ -2,7 +2,7 @@
 //! of work, then the combination of the query tokens that were split. Where pieces are short the attention kernel combines.
 
 use super::call_number;
-use super::dense_decode::combine_blocks;
+use super::dense_decode::{combine_blocks, Selection};
 use super::driver::Handle;
 use super::launch::{address, Launch};
 use super::library::Loader;
@@ -13,7 +13,7 @@ use crate::problem::dense_decode::{self as dense, DenseDecode, Dtype};
 use crate::problem::layout::Layout;
 use crate::problem::sparse_decode::{Cache, Shape, SparseDecode};
 use crate::problem::tensor::Tensor;
-use crate::schedule::{ceil_div, Grid, Uniform, Work, BLOCK_ROWS};
+use crate::schedule::{ceil_div, Grid, Uniform, Work, BLOCK_ROWS, MIN_SPLIT_TILES};
 use crate::status::Result;
 use crate::workspace::{self, PlanLayout, SplitLayout, FRAGMENT_ROWS};
 use std::ffi::CStr;
@@ -28,14 +28,23 @@ const SHORT_TILES: i64 = 4;
 const SM90_SMEM_BYTES: u32 = 232448;
 
 /// By `decode_index`.
-const DECODE: [&CStr; 6] = [
+const DECODE: [&CStr; 9] = [
     c"flashmla_sm90_sparse_decode_v32",
     c"flashmla_sm90_sparse_decode_v4",
     c"flashmla_sm90_sparse_decode_v32_pair",
     c"flashmla_sm90_sparse_decode_v4_pair",
     c"flashmla_sm90_sparse_decode_v32_short",
     c"flashmla_sm90_sparse_decode_v4_short",
+    c"flashmla_sm90_sparse_decode_v32_cluster",
+    c"flashmla_sm90_sparse_decode_v4_cluster",
+    c"flashmla_sm90_sparse_decode_v32_split",
 ];
+/// The first of those for short pieces in clusters, and that for units in two pieces.
+const CLUSTER: usize = 6;
+const SPLIT: usize = 8;
+/// Blocks that such a cluster can have, of which more than 8 must be allowed (kMaxCluster in
+/// `cuda/sm90/sparse_decode/short_config.cuh`).
+const CLUSTERS: [u32; 4] = [2, 4, 8, 16];
 
 const COMBINE: &CStr = c"flashmla_combine";
 
@@ -47,36 +56,35 @@ enum Kind {
     /// Blocks of neighbouring heads share a query token's K; where their number is even they work in pairs (clusters), each of
     /// which converts a part of K for both.
     Pair,
+    /// As `Single`, two blocks a query token (a cluster) that exchange halves of the output: V32 alone, where the host knows
+    /// that there are no other pieces.
+    Split,
     /// For short pieces.
     Short,
+    /// For short pieces: a cluster of so many blocks shares out the tiles of a query token, and adds up.
+    Cluster(u32),
 }
 
 impl Kind {
-    fn of(work: Work, grid: &Grid) -> Kind {
-        if is_short(work, grid) {
-            Kind::Short
-        } else if grid.row_blocks % 2 == 0 {
-            Kind::Pair
-        } else {
-            Kind::Single
-        }
-    }
-
     fn cluster(self) -> u32 {
-        if self == Kind::Pair {
-            2
-        } else {
-            1
+        match self {
+            Kind::Pair | Kind::Split => 2,
+            Kind::Cluster(blocks) => blocks,
+            _ => 1,
         }
     }
-}
 
-fn decode_index(layout: Layout, kind: Kind) -> usize {
-    let layout = match layout {
-        Layout::V4 => 1,
-        _ => 0,
-    };
-    layout + 2 * kind as usize
+    /// Of the kernel, in `DECODE`.
+    fn index(self, layout: Layout) -> usize {
+        let kind = match self {
+            Kind::Single => 0,
+            Kind::Pair => 2,
+            Kind::Short => 4,
+            Kind::Cluster(_) => CLUSTER,
+            Kind::Split => return SPLIT,
+        };
+        kind + (layout == Layout::V4) as usize
+    }
 }
 
 /// Whether the pieces of a plan are short, whatever the lengths are that it is made for. Never those of a batch-invariant
@@ -85,38 +93,74 @@ fn is_short(work: Work, grid: &Grid) -> bool {
     !work.batch_invariant && work.requests.saturating_mul(work.max_tiles) <= SHORT_TILES * grid.partitions
 }
 
-pub fn kernel_name(layout: Layout, work: Work, grid: &Grid) -> &'static str {
-    DECODE[decode_index(layout, Kind::of(work, grid))].to_str().unwrap_or_default()
-}
-
-/// Thread blocks of a cluster.
-pub fn cluster(work: Work, grid: &Grid) -> u32 {
-    Kind::of(work, grid).cluster()
-}
-
 /// The kernels of this operation.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
     decode: [Handle; DECODE.len()],
     combine: Handle,
+    /// How many clusters of each size run at a time.
+    clusters: [i64; CLUSTERS.len()],
 }
 
 impl Kernels {
     pub(super) fn load(loader: &Loader) -> Result<Kernels> {
-        let mut kernels = Kernels { decode: Default::default(), combine: loader.kernel(COMBINE, 0)? };
+        let combine = loader.kernel(COMBINE, 0)?;
+        let mut kernels = Kernels { decode: Default::default(), combine, clusters: [i64::MAX; CLUSTERS.len()] };
         for (kernel, name) in kernels.decode.iter_mut().zip(DECODE) {
             *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
         }
+        for kernel in &kernels.decode[CLUSTER..SPLIT] {
+            let clusters = loader.clusters(*kernel, CLUSTERS, SHORT_THREADS, SM90_SMEM_BYTES)?;
+            for (most, clusters) in kernels.clusters.iter_mut().zip(clusters) {
+                *most = clusters.min(*most);
+            }
+        }
         Ok(kernels)
     }
-}
 
-/// The kernel that a problem gets, and its launch.
-pub struct Selection {
-    pub name: &'static str,
-    pub grid: Grid,
-    pub thread_blocks: i64,
-    pub cluster: u32,
+    /// `cut`: what the host knows of the plan.
+    fn kind(&self, layout: Layout, work: Work, grid: &Grid, cut: Option<Uniform>) -> Kind {
+        if is_short(work, grid) {
+            return self.short_cluster(work, grid).map_or(Kind::Short, Kind::Cluster);
+        }
+        if grid.row_blocks % 2 == 0 {
+            return Kind::Pair;
+        }
+        let fits = work.requests * grid.row_blocks <= self.clusters[0];
+        match cut {
+            Some(Uniform::Pieces(2)) if fits && layout == Layout::V32 => Kind::Split,
+            _ => Kind::Single,
+        }
+    }
+
+    /// Thread blocks of the largest clusters, one for each query token and block of heads, that can all run at once.
+    fn short_cluster(&self, work: Work, grid: &Grid) -> Option<u32> {
+        let sizes = CLUSTERS.into_iter().zip(self.clusters).rev();
+        let mut fitting =
+            sizes.filter(|(_, clusters)| work.requests * grid.row_blocks <= *clusters).map(|(blocks, _)| blocks);
+        // None without a tile, if that can be; and none with more than two turns.
+        let blocks = fitting.find(|blocks| i64::from(*blocks) < 2 * work.max_tiles)?;
+        (work.max_tiles >= MIN_SPLIT_TILES && work.max_tiles <= SHORT_TILES * i64::from(blocks)).then_some(blocks)
+    }
+
+    /// `equal_lengths`: the host knows the plan.
+    pub(super) fn select(
+        &self,
+        layout: Layout,
+        work: Work,
+        grid: Grid,
+        split: &SplitLayout,
+        equal_lengths: bool,
+    ) -> Selection {
+        let cut = equal_lengths.then(|| known_cut(work, &grid)).flatten();
+        let kind = self.kind(layout, work, &grid, cut);
+        Selection {
+            name: DECODE[kind.index(layout)].to_str().unwrap_or_default(),
+            thread_blocks: Blocks::new(kind, work, &grid, split, cut).all(),
+            cluster: kind.cluster(),
+            grid,
+        }
+    }
 }
 
 /// Numbers of entries, on the device: `[b, tokens]` where there is a tensor.
@@ -127,12 +171,12 @@ pub struct Lengths {
 }
 
 impl GpuDevice {
-    pub fn sparse_decode_kernel(&self, shape: &Shape) -> Selection {
+    /// `lengths`: there are lengths on the device.
+    pub fn sparse_decode_kernel(&self, shape: &Shape, lengths: bool) -> Selection {
         let grid = Grid::of_heads(shape.h_q, self.multiprocessors());
         let split = workspace::sparse_decode::split_layout(shape, &grid);
-        let thread_blocks = if shape.is_empty() { 0 } else { Blocks::new(shape.into(), &grid, &split, None).all() };
-        let (name, cluster) = (kernel_name(shape.layout, shape.into(), &grid), cluster(shape.into(), &grid));
-        Selection { name, grid, thread_blocks, cluster }
+        let selection = self.sparse_decode.select(shape.layout, shape.into(), grid, &split, !lengths);
+        Selection { thread_blocks: if shape.is_empty() { 0 } else { selection.thread_blocks }, ..selection }
     }
 
     /// Writes the plan for the lengths that are there when the stream gets there.
@@ -210,20 +254,20 @@ impl GpuDevice {
         plan: u64,
         stream: u64,
     ) -> Result<()> {
-        let cut = known_cut(work, &params);
+        let cut = equal_lengths(&params).then(|| known_cut(work, grid)).flatten();
         let nothing_split = params.slots == 0 || matches!(cut, Some(Uniform::Whole { .. }));
         if nothing_split {
             params.slots = 0;
         }
-        let kind = Kind::of(work, grid);
-        let short = kind == Kind::Short;
-        let blocks = Blocks::new(work, grid, split, cut);
+        let kind = self.sparse_decode.kind(layout, work, grid, cut);
+        let combines = !matches!(kind, Kind::Single | Kind::Pair);
+        let blocks = Blocks::new(kind, work, grid, split, cut);
         params.blocks = blocks.attending as i32;
         let launch = Launch {
-            kernel: self.sparse_decode.decode[decode_index(layout, kind)],
+            kernel: self.sparse_decode.decode[kind.index(layout)],
             // At most the multiprocessors, or with one partition a 64th of the heads, and those that combine.
             grid: blocks.all() as u32,
-            block: if short { SHORT_THREADS } else { DECODE_THREADS },
+            block: if matches!(kind, Kind::Short | Kind::Cluster(_)) { SHORT_THREADS } else { DECODE_THREADS },
             cluster: kind.cluster(),
             shared_bytes: SM90_SMEM_BYTES,
             overlaps: true,
@@ -236,7 +280,7 @@ impl GpuDevice {
             let q = TensorMap::encode(self.driver, q, BLOCK_ROWS as u32, (columns / TILE_COLUMNS) as u32)?;
             // SAFETY: what the attention kernels take.
             unsafe { self.launch(&launch, stream, [address(&q), address(&params)]) }?;
-            if short || nothing_split {
+            if combines || nothing_split {
                 return Ok(());
             }
             let (partitions, rows) = (params.partitions as i64, params.h_q as i64);
@@ -255,14 +299,18 @@ impl GpuDevice {
     }
 }
 
-/// How a default plan cuts the query tokens, where the host knows: without lengths on the device all have as many tiles.
-fn known_cut(work: Work, p: &SparseDecodeParams) -> Option<Uniform> {
-    let known = p.lens == 0 && (p.extra_max_tokens == 0 || p.extra_lens == 0) && p.causal == 0;
-    (known && !work.batch_invariant).then(|| Uniform::new(work.requests, p.partitions as i64, work.max_tiles))
+/// How a default plan cuts the query tokens, all of which have as many tiles.
+fn known_cut(work: Work, grid: &Grid) -> Option<Uniform> {
+    (!work.batch_invariant).then(|| Uniform::new(work.requests, grid.partitions, work.max_tiles))
+}
+
+/// Whether all query tokens have as many tiles, as far as the host knows: where no lengths are on the device.
+fn equal_lengths(p: &SparseDecodeParams) -> bool {
+    p.lens == 0 && (p.extra_max_tokens == 0 || p.extra_lens == 0) && p.causal == 0
 }
 
 /// The thread blocks of a launch of the attention kernel.
-pub(super) struct Blocks {
+struct Blocks {
     /// Blocks of heads and partitions, the former running fastest.
     pub attending: i64,
     /// Those that follow where pieces are short and units can be split: the ones that combine, and one that ends the
@@ -272,9 +320,16 @@ pub(super) struct Blocks {
 
 impl Blocks {
     /// `cut`: what is known of the plan.
-    pub(super) fn new(work: Work, grid: &Grid, split: &SplitLayout, cut: Option<Uniform>) -> Blocks {
-        if !is_short(work, grid) {
-            return Blocks { attending: grid.row_blocks * grid.partitions, combining: 0 };
+    fn new(kind: Kind, work: Work, grid: &Grid, split: &SplitLayout, cut: Option<Uniform>) -> Blocks {
+        match kind {
+            Kind::Single | Kind::Pair => {
+                return Blocks { attending: grid.row_blocks * grid.partitions, combining: 0 };
+            }
+            Kind::Cluster(blocks) => {
+                return Blocks { attending: work.requests * grid.row_blocks * i64::from(blocks), combining: 0 };
+            }
+            Kind::Split => return Blocks { attending: work.requests * grid.row_blocks * 2, combining: 0 },
+            Kind::Short => {}
         }
         // Blocks that get nothing cost time all the same.
         let partitions = match cut {
@@ -295,7 +350,7 @@ impl Blocks {
         Blocks { attending, combining: most.min(items) + 1 }
     }
 
-    pub(super) fn all(&self) -> i64 {
+    fn all(&self) -> i64 {
         self.attending + self.combining
     }
 }
@@ -442,6 +497,7 @@ mod tests {
         assert_eq!(constant(combine, "kFragmentRows"), FRAGMENT_ROWS);
         let short = include_str!("../../cuda/sm90/sparse_decode/short_config.cuh");
         assert_eq!(constant(short, "kShortThreads"), SHORT_THREADS as i64);
+        assert_eq!(constant(short, "kMaxCluster"), CLUSTERS[CLUSTERS.len() - 1] as i64);
         assert!(short.contains(&format!("sizeof(ShortShared<V32>) <= {SM90_SMEM_BYTES}")));
         // The kernel asserts its need against the same number.
         let work = include_str!("../../cuda/sm90/sparse_decode/work.cuh");

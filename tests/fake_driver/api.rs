@@ -51,14 +51,20 @@ pub const DECODE_KERNELS: [&str; 16] = [
 ];
 pub const PREFILL_KERNELS: [&str; 2] =
     ["flashmla_sm90_sparse_prefill_rows_576", "flashmla_sm90_sparse_prefill_rows_512"];
-pub const SPARSE_KERNELS: [&str; 6] = [
+pub const SPARSE_KERNELS: [&str; 9] = [
     "flashmla_sm90_sparse_decode_v32",
     "flashmla_sm90_sparse_decode_v4",
     "flashmla_sm90_sparse_decode_v32_pair",
     "flashmla_sm90_sparse_decode_v4_pair",
     "flashmla_sm90_sparse_decode_v32_short",
     "flashmla_sm90_sparse_decode_v4_short",
+    "flashmla_sm90_sparse_decode_v32_cluster",
+    "flashmla_sm90_sparse_decode_v4_cluster",
+    "flashmla_sm90_sparse_decode_v32_split",
 ];
+/// Kernels whose clusters are counted, and by how many sizes.
+pub const CLUSTER_KERNELS: usize = 2;
+pub const CLUSTER_SIZES: usize = 4;
 /// Those that are allowed more shared memory than a kernel has unasked.
 pub const LARGE_KERNELS: usize = DECODE_KERNELS.len() + PREFILL_KERNELS.len() + SPARSE_KERNELS.len();
 pub const LAYOUTS: [&str; 3] = ["plain", "v32", "v4"];

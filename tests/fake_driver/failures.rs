@@ -1,7 +1,9 @@
 //! Every call of the driver fails once: the status keeps its code, the message names it, nothing is
 //! launched that should not be, and the next attempt works.
 
-use super::api::{use_fake_kernels, Context, DenseDecode, Outcome, FATBINS, KERNELS, LARGE_KERNELS};
+use super::api::{
+    use_fake_kernels, Context, DenseDecode, Outcome, CLUSTER_KERNELS, CLUSTER_SIZES, FATBINS, KERNELS, LARGE_KERNELS,
+};
 use super::control::Fake;
 use super::process::{alone, each_alone, Case, Driver};
 use flashmla::status::*;
@@ -11,7 +13,7 @@ const OUT_OF_MEMORY: u32 = 2;
 const NOT_FOUND: u32 = 500;
 
 /// The calls that create the first context, and how many of each.
-const CREATE: [(&str, usize); 15] = [
+const CREATE: [(&str, usize); 16] = [
     ("cuDriverGetVersion", 1),
     ("cuInit", 1),
     ("cuDeviceGetCount", 1),
@@ -24,8 +26,9 @@ const CREATE: [(&str, usize); 15] = [
     ("cuCtxPushCurrent_v2", 1),
     // A kernel is asked for only where its name says that it is.
     ("cuLibraryGetKernel", KERNELS),
-    ("cuKernelSetAttribute", LARGE_KERNELS),
-    ("cuKernelGetFunction", KERNELS),
+    ("cuKernelSetAttribute", LARGE_KERNELS + CLUSTER_KERNELS),
+    ("cuKernelGetFunction", KERNELS + CLUSTER_KERNELS),
+    ("cuOccupancyMaxActiveClusters", CLUSTER_KERNELS * CLUSTER_SIZES),
     ("cuFuncLoad", KERNELS),
     ("cuCtxPopCurrent_v2", 1),
 ];

@@ -23,7 +23,8 @@ enum {
     INVALID_IMAGE = 200,
     INVALID_CONTEXT = 201,
     INVALID_HANDLE = 400,
-    NOT_FOUND = 500
+    NOT_FOUND = 500,
+    INVALID_CLUSTER_SIZE = 912
 };
 
 enum { MAX_DEVICES = 8, MAX_KERNELS = 64, MAX_LIBRARIES = 64, MAX_PARAMETERS = 8, MAX_DEPTH = 16 };
@@ -423,6 +424,8 @@ CUresult cuKernelSetAttribute(int attribute, int value, void *handle, int device
     struct kernel *kernel = kernel_of(handle);
     REQUIRE(kernel, INVALID_HANDLE);
     REQUIRE(ordinal_of(device) >= 0, INVALID_DEVICE);
+    /* Large clusters. */
+    if (attribute == 14 && value == 1) return end(SUCCESS);
     REQUIRE(attribute == 8 && value >= 0 && value <= MAX_SHARED_BYTES, INVALID_VALUE);
     kernel->shared_bytes[ordinal_of(device)] = value;
     return end(SUCCESS);
@@ -460,6 +463,19 @@ struct config {
     uint32_t count;
 };
 enum { CLUSTER_DIMENSION = 4, PROGRAMMATIC_STREAM_SERIALIZATION = 6 };
+
+/* As an H100 does it, whose multiprocessors come in groups of 16 and 18. */
+CUresult cuOccupancyMaxActiveClusters(int *clusters, void *function, const struct config *config) {
+    BEGIN;
+    REQUIRE(kernel_of(function), INVALID_HANDLE);
+    REQUIRE(current(), INVALID_CONTEXT);
+    REQUIRE(config->count == 1 && config->attributes[0].id == CLUSTER_DIMENSION, INVALID_VALUE);
+    const uint32_t blocks = config->attributes[0].value.dimension[0];
+    REQUIRE(config->grid[0] == blocks, INVALID_VALUE);
+    if (blocks > 16) return end(INVALID_CLUSTER_SIZE);
+    *clusters = (int)settings[MULTIPROCESSORS].value / (int)blocks - (blocks > 2 ? blocks == 4 ? 3 : 1 : 0);
+    return end(SUCCESS);
+}
 
 /* The context in which a stream runs; NULL if there is none. */
 static struct context *context_of(void *handle) {

@@ -92,8 +92,8 @@ fn launches_of_sparse_decode() {
                 ..Default::default()
             }
         );
-        // 16 pieces of two tiles of each query token, two blocks of heads each; and blocks that combine.
-        assert_eq!((decode.kernel(), decode.grid), (SPARSE_KERNELS[4], [64 + 132 + 1, 1, 1]));
+        // A cluster for each query token and block of heads.
+        assert_eq!((decode.kernel(), decode.grid, decode.cluster), (SPARSE_KERNELS[6], [64, 1, 1], [16, 1, 1]));
         assert_eq!((decode.block, decode.shared_bytes, decode.overlaps), ([256, 1, 1], 232448, 1));
         let q: TensorMap = decode.parameter(0);
         assert_eq!((q.address, q.sizes), (Q, [64, 128, 9, 2, 1]));
@@ -207,13 +207,11 @@ fn no_more_blocks_than_needed() {
         let mut call = Call::new(64, 2, 128);
         call.params.topk_length = input(TOPK_LENGTH);
         assert_eq!(grids(call), [1, 132, 132]);
-        // Short pieces: as many blocks as there are of those, if known, and others that combine: on the other
-        // multiprocessors, where these are most.
-        assert_eq!(grids(Call::new(1, 1, 64)), [1, 32 + 99 + 1]);
-        assert_eq!(grids(Call::new(4, 1, 64)), [1, 64 + 132 + 1]);
-        let mut call = Call::new(1, 1, 64);
+        // Halves, where they are known to be that.
+        assert_eq!(grids(Call::new(64, 1, 64)), [1, 128]);
+        let mut call = Call::new(64, 1, 64);
         call.params.topk_length = input(TOPK_LENGTH);
-        assert_eq!(grids(call), [1, 132 + 133]);
+        assert_eq!(grids(call), [1, 132, 132]);
         for (b, s_q) in [(0, 2), (2, 0)] {
             assert!(launched(&fake, &context, Call::new(b, s_q, 64)).is_empty());
         }
@@ -224,6 +222,102 @@ fn no_more_blocks_than_needed() {
         call.run(&context).unwrap();
         assert_eq!((fake.count("cuLaunchKernelEx"), fake.count("cuTensorMapEncodeTiled")), (2, 1));
         assert!(fake.calls().iter().all(|name| !name.contains("Alloc") && !name.contains("Synchronize")));
+    });
+}
+
+/// Short pieces by way of memory: as many blocks as there are of those, if known, and others that combine: on the other
+/// multiprocessors, where these are most.
+#[test]
+fn short_pieces_without_clusters() {
+    alone(Driver::Without("cuOccupancyMaxActiveClusters"), &[], || {
+        use_fake_kernels();
+        let fake = Fake::open();
+        let context = Context::create(0).unwrap();
+        let grids = |call| launched(&fake, &context, call).iter().map(|launch| launch.grid[0]).collect::<Vec<_>>();
+        assert_eq!(grids(Call::new(1, 1, 64)), [1, 32 + 99 + 1]);
+        assert_eq!(grids(Call::new(4, 1, 64)), [1, 64 + 132 + 1]);
+        let mut call = Call::new(1, 1, 64);
+        call.params.topk_length = input(TOPK_LENGTH);
+        assert_eq!(grids(call), [1, 132 + 133]);
+        let decode = &launched(&fake, &context, Call::new(64, 1, 64))[1];
+        assert_eq!((decode.kernel(), decode.grid), (SPARSE_KERNELS[0], [132, 1, 1]));
+    });
+}
+
+/// The largest clusters that all run at once, without blocks that have no tile, nor more than four.
+#[test]
+fn clusters_for_short_pieces() {
+    alone(Driver::Whole, &[], || {
+        use_fake_kernels();
+        let fake = Fake::open();
+        let context = Context::create(0).unwrap();
+        for (b, h_q, tiles, blocks) in [
+            (1, 64, 33, 16),
+            (1, 64, 64, 16),
+            (1, 64, 65, 1),
+            (2, 64, 32, 16),
+            (7, 64, 32, 16),
+            (8, 64, 32, 8),
+            (15, 1, 32, 8),
+            (16, 64, 32, 1),
+            (3, 128, 32, 16),
+            (4, 128, 32, 8),
+            (20, 64, 16, 4),
+            (60, 64, 8, 2),
+            (66, 64, 8, 2),
+            (2, 64, 10, 16),
+            (1, 64, 5, 8),
+            (1, 64, 4, 4),
+            (1, 64, 3, 1),
+        ] {
+            for (layout, d_qk, i) in [(FLASHMLA_LAYOUT_V32, 576, 0), (FLASHMLA_LAYOUT_V4, 512, 1)] {
+                let mut call = Call::new(b, 1, h_q);
+                (call.params.layout, call.params.d_qk, call.params.topk) = (layout, d_qk, tiles * 64);
+                let decode = &launched(&fake, &context, call)[1];
+                let kernel = SPARSE_KERNELS[if blocks > 1 { 6 } else { 4 } + i];
+                assert_eq!((decode.kernel(), decode.cluster[0]), (kernel, blocks), "{b} {h_q} {tiles}");
+                if blocks > 1 {
+                    let grid = b as u32 * (h_q as u32).div_ceil(64) * blocks;
+                    assert_eq!((decode.grid[0], decode.block[0]), (grid, 256), "{b} {h_q} {tiles}");
+                }
+            }
+        }
+    });
+}
+
+/// Query tokens in halves: two blocks each, by a kernel of V32, where the host knows that there are no other pieces.
+#[test]
+fn halves() {
+    alone(Driver::Whole, &[], || {
+        use_fake_kernels();
+        let fake = Fake::open();
+        let context = Context::create(0).unwrap();
+        for (b, h_q, topk, layout, flags, kernel) in [
+            (64, 64, 2048, FLASHMLA_LAYOUT_V32, 0, 8),
+            (66, 1, 576, FLASHMLA_LAYOUT_V32, 0, 8),
+            (67, 64, 2048, FLASHMLA_LAYOUT_V32, 0, 0),
+            (32, 64, 2048, FLASHMLA_LAYOUT_V32, 0, 0),
+            (64, 64, 2048, FLASHMLA_LAYOUT_V4, 0, 1),
+            (64, 64, 2048, FLASHMLA_LAYOUT_V32, FLASHMLA_FLAG_BATCH_INVARIANT, 0),
+            (64, 128, 2048, FLASHMLA_LAYOUT_V32, 0, 2),
+        ] {
+            let mut call = Call::new(b, 1, h_q);
+            (call.params.layout, call.params.topk, call.params.flags) = (layout, topk, flags);
+            call.params.d_qk = if layout == FLASHMLA_LAYOUT_V4 { 512 } else { 576 };
+            // SAFETY: plain data, for which all 0 is a value.
+            let mut info: flashmla_kernel_info_t = unsafe { std::mem::zeroed() };
+            info.struct_size = size_of_val(&info);
+            // SAFETY: a context and structs of the sizes that they say.
+            outcome(unsafe { flashmla_sparse_decode_query(context.raw(), &call.params, &mut info) }).unwrap();
+            let decode = &launched(&fake, &context, call)[1];
+            assert_eq!(decode.kernel(), SPARSE_KERNELS[kernel], "{b} {h_q} {topk} {flags}");
+            assert_eq!((text(&info.name), info.cluster_size), (decode.kernel().into(), decode.cluster[0] as i32));
+            assert_eq!(info.thread_blocks, decode.grid[0] as i64, "{b} {h_q} {topk} {flags}");
+            if kernel == 8 {
+                let geometry = (decode.grid, decode.block, decode.cluster);
+                assert_eq!(geometry, ([2 * b as u32, 1, 1], [384, 1, 1], [2, 1, 1]), "{b} {h_q} {topk}");
+            }
+        }
     });
 }
 

@@ -1,6 +1,6 @@
 //! Many threads that create contexts and use them at once.
 
-use super::api::{use_fake_kernels, Context, DenseDecode, FATBINS, LARGE_KERNELS};
+use super::api::{use_fake_kernels, Context, DenseDecode, CLUSTER_KERNELS, FATBINS, LARGE_KERNELS};
 use super::control::Fake;
 use super::process::{alone, Driver};
 use std::sync::Barrier;
@@ -32,7 +32,7 @@ fn contexts_of_their_own() {
         assert_eq!(fake.launches().len(), THREADS * STEPS * 2);
         assert_eq!((fake.retained(0), fake.retained(1)), (1, 1));
         assert_eq!(fake.count("cuLibraryLoadData"), FATBINS);
-        assert_eq!(fake.count("cuKernelSetAttribute"), 2 * LARGE_KERNELS);
+        assert_eq!(fake.count("cuKernelSetAttribute"), 2 * (LARGE_KERNELS + CLUSTER_KERNELS));
     });
 }
 

@@ -32,6 +32,9 @@ constexpr int kQTileBytes = kHeads * kColumnTile * 2;
 constexpr int kBlockBytes = 8 * kColumnTile * 2;
 constexpr int kColumnTilesRight = 4;  // of the right half of the output
 
+// The reference of a row that has seen nothing yet: finite, so that P = exp2(-inf - reference) is 0.
+constexpr float kNoReference = -1e30f;
+
 // FP8 cache layouts: where the parts of a token's row lie, in bytes.
 // `kByColumns`: how K is laid out, by column tiles that hold the tokens of both stages (and one gather loop, gather_ahead.cuh,
 // goes with it), or by octets. `kKeepsLane`: whether a thread keeps its number, and what follows from it, in registers come
@@ -44,7 +47,7 @@ struct V32 {
     static constexpr bool kScalesInRow = true;  // 4 x FP32 behind the FP8 elements
     static constexpr int kScaleLanes = 2, kScaleWords = 2;
     static constexpr int kLookAhead = 1;  // tiles; of two, the registers for it cost more than they save
-    static constexpr bool kPair = false;
+    static constexpr bool kPair = false, kSplit = false;
     static constexpr bool kByColumns = false, kKeepsLane = true;
     static constexpr int kLeftRegisters = 208, kRightRegisters = 160, kGatherRegisters = 136;
 };
@@ -57,7 +60,7 @@ struct V4 {
     static constexpr bool kScalesInRow = false;  // 8 x E8M0 a token, behind the rows of the page
     static constexpr int kScaleLanes = 4, kScaleWords = 1;
     static constexpr int kLookAhead = 2;
-    static constexpr bool kPair = false;
+    static constexpr bool kPair = false, kSplit = false;
     static constexpr bool kByColumns = true, kKeepsLane = false;
     static constexpr int kLeftRegisters = 208, kRightRegisters = 160, kGatherRegisters = 136;
 };
@@ -74,6 +77,11 @@ struct V4Pair : V4 {
     static constexpr bool kPair = true;
     static constexpr bool kByColumns = false, kKeepsLane = true;
     static constexpr int kLeftRegisters = 240, kRightRegisters = 160, kGatherRegisters = 104;
+};
+
+// Clusters of two blocks for the same heads: each takes half of the tiles of a unit, and half of the output (split.cuh).
+struct V32Split : V32 {
+    static constexpr bool kSplit = true;
 };
 
 // A tile's place in the ring of stages.

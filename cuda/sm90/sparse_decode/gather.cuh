@@ -28,7 +28,7 @@ class Gather : Rows<Layout> {
         : Rows<Layout>(p, s, threadIdx.x / 32 % 4 * (kGroupTokens / 4)) {}
 
     __device__ __forceinline__ void run() {
-        Tiles tiles(p_, Place(p_));
+        TilesOf<PiecesOf<Layout>> tiles(p_, place_in_grid<Layout>(p_));
         const int token = lane_ / 4 % 4 * kGroupTokens + warp_ * 4 + lane_ % 4;
         if (!tiles.next(p_)) return;
         // `entry` is of the tile that is looked up next, if there is one.

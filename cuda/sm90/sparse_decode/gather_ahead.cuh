@@ -15,6 +15,7 @@
 namespace flashmla::sm90::sparse_decode {
 
 // As Tiles, with what a list is in members of its own.
+template <class Pieces>
 class TilesAhead {
   public:
     __device__ __forceinline__ TilesAhead(const SparseDecodeParams& p, const Place& place) : pieces_(p, place.partition) {
@@ -98,7 +99,7 @@ class GatherAhead {
     }
 
     __device__ __forceinline__ void run() {
-        TilesAhead tiles(p_, Place(p_));
+        TilesAhead<PiecesOf<Layout>> tiles(p_, place_in_grid<Layout>(p_));
         const int token = lane_ / 4 % 4 * kGroupTokens + warp_ * 4 + lane_ % 4;
         if (!tiles.next(p_)) return;
         // Whether there is a tile after the one to convert, and one after that. `entry` is of the tile that is looked up next.

@@ -27,6 +27,10 @@ __device__ __forceinline__ void init_barriers(Shared<Layout>& s) {
     init(s.p_empty, warps);
     init(s.final_full, warps);
     init(s.final_empty, warps);
+    if constexpr (Layout::kSplit) {
+        init(s.other_full, 1);
+        mbarrier_arrive_expect_tx(smem_address(&s.other_full), kHalfBytes);
+    }
     fence_mbarrier_init();
 }
 
@@ -40,7 +44,7 @@ __device__ __forceinline__ void run(const TensorMap* q, const SparseDecodeParams
         prefetch_tensor_map(q);
         init_barriers(s);
     }
-    if constexpr (Layout::kPair) {
+    if constexpr (Layout::kPair || Layout::kSplit) {
         cluster_arrive();
         cluster_wait();
     } else {
@@ -59,6 +63,12 @@ __device__ __forceinline__ void run(const TensorMap* q, const SparseDecodeParams
         register_pool_release<Layout::kGatherRegisters>();
         using Alone = std::conditional_t<Layout::kByColumns, GatherAhead<Layout>, Gather<Layout>>;
         std::conditional_t<Layout::kPair, PairGather<Layout>, Alone>(p, s).run();
+        if constexpr (Layout::kSplit) {
+            // The others of the block do so when K is no longer needed.
+            __syncwarp();
+            cluster_arrive();
+            cluster_wait();
+        }
     }
     if constexpr (Layout::kPair) {
         // The other block may still say that it is done with a stage.

@@ -10,19 +10,18 @@
 #include "common/shared.cuh"
 #include "common/tma.cuh"
 #include "common/wgmma.cuh"
+#include "sm90/sparse_decode/split.cuh"
 #include "sm90/sparse_decode/store.cuh"
 
 namespace flashmla::sm90::sparse_decode {
 
 constexpr float kSlack = 8.f;
-// The reference of a row that has seen nothing yet: finite, so that P = exp2(-inf - reference) is 0.
-constexpr float kNoReference = -1e30f;
 
 template <class Layout>
 class Left {
   public:
     __device__ __forceinline__ Left(const SparseDecodeParams& p, const TensorMap* q, Shared<Layout>& s)
-        : p_(p), q_map_(q), shared_(smem_base(&s)), lane_(lane_of_thread<Layout>()), place_(p) {
+        : p_(p), q_map_(q), shared_(smem_base(&s)), lane_(lane_of_thread<Layout>()), place_(place_in_grid<Layout>(p)) {
         const uint32_t warp = threadIdx.x / 32 % 4, matrix = lane_ / 8;
         const uint32_t p_row = warp * 16 + (matrix & 1) * 8 + lane_ % 8;
         p_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, p) + swizzle_128b(p_row, matrix >> 1));
@@ -32,7 +31,7 @@ class Left {
     }
 
     __device__ __forceinline__ void run() {
-        Pieces pieces(p_, place_.partition);
+        PiecesOf<Layout> pieces(p_, place_.partition);
         Piece piece, next;
         bool more = pieces.next(p_, piece);
         if (more) load_q(piece);
@@ -54,7 +53,12 @@ class Left {
             } else if (more) {
                 load_q(next);
             }
-            finish(acc, piece);
+            if constexpr (Layout::kSplit) {
+                leave_rows<Layout>(shared_, lane_, reference_, sum_);
+                finish_with_other<Layout, true>(p_, shared_, place_, piece, acc);
+            } else {
+                finish(acc, piece);
+            }
             piece = next;
         }
     }

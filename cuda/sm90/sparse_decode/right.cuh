@@ -3,6 +3,7 @@
 #include "common/mbarrier.cuh"
 #include "common/shared.cuh"
 #include "common/wgmma.cuh"
+#include "sm90/sparse_decode/split.cuh"
 #include "sm90/sparse_decode/store.cuh"
 
 namespace flashmla::sm90::sparse_decode {
@@ -11,14 +12,14 @@ template <class Layout>
 class Right {
   public:
     __device__ __forceinline__ Right(const SparseDecodeParams& p, Shared<Layout>& s)
-        : p_(p), shared_(smem_base(&s)), lane_(lane_of_thread<Layout>()), place_(p) {
+        : p_(p), shared_(smem_base(&s)), lane_(lane_of_thread<Layout>()), place_(place_in_grid<Layout>(p)) {
         rescale_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, rescale) + row_of_thread(0) * 4);
         rescales_at_ = kept(FLASHMLA_SPARSE_SHARED(shared_, rescales) + threadIdx.x / 32 % 4 * 4);
         other_ = Layout::kPair ? way_to_other(shared_) : 0;
     }
 
     __device__ __forceinline__ void run() {
-        Pieces pieces(p_, place_.partition);
+        PiecesOf<Layout> pieces(p_, place_.partition);
         Piece piece;
         while (pieces.next(p_, piece)) {
             // Not left to the first product: a dead accumulator frees its registers for the store.
@@ -26,7 +27,11 @@ class Right {
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] = 0.f;
             for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) product(acc);
-            finish(acc, piece);
+            if constexpr (Layout::kSplit) {
+                finish_with_other<Layout, false>(p_, shared_, place_, piece, acc);
+            } else {
+                finish(acc, piece);
+            }
         }
     }
 

@@ -10,42 +10,36 @@
 
 namespace flashmla::sm90::sparse_decode {
 
+// A piece at a time.
 template <class Layout>
-class Short {
-  public:
-    __device__ __forceinline__ Short(const SparseDecodeParams& p, const TensorMap* q, ShortShared<Layout>& s)
-        : p_(p), q_map_(q), s_(s), shared_(smem_base(&s)), half_(__shfl_sync(~0u, threadIdx.x / 128, 0)), place_(p),
-          pieces_(p, place_.partition) {}
+class ShortPiece {
+  protected:
+    static constexpr int kColumnTiles = ShortShared<Layout>::kColumnTiles;
 
-    __device__ __forceinline__ void run() {
+    __device__ __forceinline__ ShortPiece(const SparseDecodeParams& p, const TensorMap* q, ShortShared<Layout>& s,
+                                          const Place& place)
+        : p_(p), q_map_(q), s_(s), shared_(smem_base(&s)), half_(__shfl_sync(~0u, threadIdx.x / 128, 0)), place_(place) {}
+
+    // Of a piece that has tiles. `last_scores` is called by all threads when Q is done with.
+    template <class LastScores>
+    __device__ __forceinline__ void attend(float (&acc)[128], const Piece& piece, LastScores last_scores) {
         const ShortGather<Layout> gather(p_, shared_);
-        Piece piece;
-        while (pieces_.next(p_, piece)) {
-            float acc[128];
-#pragma unroll
-            for (int i = 0; i < 128; ++i) asm volatile("" : "=f"(acc[i]));
-            if (piece.tile_begin >= piece.tile_end) {
-                finish_empty(piece);
-                continue;
-            }
-            reference_[0] = reference_[1] = kNoReference;
-            sum_[0] = sum_[1] = 0.f;
-            load_q(piece);
-            auto asked = gather.begin(piece, piece.tile_begin);
+        reference_[0] = reference_[1] = kNoReference;
+        sum_[0] = sum_[1] = 0.f;
+        load_q(piece);
+        auto asked = gather.begin(piece, piece.tile_begin);
 #pragma unroll 1
-            for (int tile = piece.tile_begin; tile < piece.tile_end; tile += kStepTiles) {
-                gather.finish(asked);
-                if (tile + kStepTiles < piece.tile_end) asked = gather.begin(piece, tile + kStepTiles);
-                step(acc, tile > piece.tile_begin, min(piece.tile_end - tile, kStepTiles));
-                // Before the next rows and the next Q come.
-                __syncthreads();
-            }
-            finish(acc, piece);
+        for (int tile = piece.tile_begin; tile < piece.tile_end; tile += kStepTiles) {
+            gather.finish(asked);
+            const bool last = tile + kStepTiles >= piece.tile_end;
+            if (!last) asked = gather.begin(piece, tile + kStepTiles);
+            step(acc, tile > piece.tile_begin, min(piece.tile_end - tile, kStepTiles), [&] {
+                if (last) last_scores();
+            });
+            // Before the next rows and the next Q come.
+            __syncthreads();
         }
     }
-
-  private:
-    static constexpr int kColumnTiles = ShortShared<Layout>::kColumnTiles;
 
     // Heads past the last one arrive as zeros.
     __device__ __forceinline__ void load_q(const Piece& piece) {
@@ -57,8 +51,9 @@ class Short {
         }
     }
 
-    // `more`: than the first of a piece.
-    __device__ __forceinline__ void step(float (&acc)[128], bool more, int tiles) {
+    // `more`: than the first of a piece. `scores_done` is called when nobody reads Q any more.
+    template <class ScoresDone>
+    __device__ __forceinline__ void step(float (&acc)[128], bool more, int tiles, ScoresDone scores_done) {
         const uint32_t thread = thread_now();
         const int lane = thread % 32, warp = thread / 32 % 4;
         const auto row = [=](int half_row) { return warp * 16 + half_row * 8 + lane / 4; };
@@ -87,6 +82,7 @@ class Short {
             if (lane % 4 == 0) s_.top[half_][row(h)] = top[h];
         }
         __syncthreads();
+        scores_done();
         float rescale[2], sum[2] = {};
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -187,6 +183,45 @@ class Short {
         }
     }
 
+    const SparseDecodeParams& p_;
+    const TensorMap* q_map_;
+    ShortShared<Layout>& s_;
+    const uint32_t shared_;
+    const int half_;  // warps 4-7
+    const Place place_;
+    uint32_t q_phase_ = 0;
+    float reference_[2], sum_[2];
+};
+
+// The pieces that the plan gives a partition.
+template <class Layout>
+class Short : ShortPiece<Layout> {
+    using ShortPiece<Layout>::p_;
+    using ShortPiece<Layout>::half_;
+    using ShortPiece<Layout>::place_;
+    using ShortPiece<Layout>::reference_;
+    using ShortPiece<Layout>::sum_;
+
+  public:
+    __device__ __forceinline__ Short(const SparseDecodeParams& p, const TensorMap* q, ShortShared<Layout>& s)
+        : ShortPiece<Layout>(p, q, s, Place(p)), pieces_(p, place_.partition) {}
+
+    __device__ __forceinline__ void run() {
+        Piece piece;
+        while (pieces_.next(p_, piece)) {
+            float acc[128];
+#pragma unroll
+            for (int i = 0; i < 128; ++i) asm volatile("" : "=f"(acc[i]));
+            if (piece.tile_begin >= piece.tile_end) {
+                finish_empty(piece);
+                continue;
+            }
+            this->attend(acc, piece, [] {});
+            finish(acc, piece);
+        }
+    }
+
+  private:
     // Of a piece without tiles, which is a whole unit if the plan is for these lengths.
     __device__ __forceinline__ void finish_empty(const Piece& piece) const {
         const int heads = min(p_.h_q - place_.row_block * kHeads, kHeads);
@@ -235,15 +270,7 @@ class Short {
         }
     }
 
-    const SparseDecodeParams& p_;
-    const TensorMap* q_map_;
-    ShortShared<Layout>& s_;
-    const uint32_t shared_;
-    const int half_;  // warps 4-7
-    const Place place_;
     Pieces pieces_;
-    uint32_t q_phase_ = 0;
-    float reference_[2], sum_[2];
 };
 
 template <class Layout>

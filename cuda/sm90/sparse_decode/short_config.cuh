@@ -22,6 +22,16 @@ constexpr int kKTileBytes = kStepTiles * kStageRowBytes;
 constexpr int kWarpTokens = kStepTiles * kTokens / kShortWarps;
 static_assert(kWarpTokens == 16 && kStepTiles == kStages);
 
+// In a cluster (short_cluster.cuh): a block's slices of the accumulators in FP16, and of each block what its rows are
+// relative to.
+constexpr int kMaxCluster = 16;
+constexpr int kSlicesBytes = kHeads * kLatent * 2;
+struct PieceRows {
+    float reference[kHeads], sum[kHeads];
+    uint16_t unit[kHeads][2];  // of FP16, by half of the columns: the upper bits of an FP32, a power of two
+};
+constexpr int kReceivedBytes = kSlicesBytes + kMaxCluster * int(sizeof(PieceRows));
+
 template <class Layout>
 struct ShortShared {
     static constexpr int kColumnTiles = Layout::kHeadDim / kColumnTile;
@@ -30,6 +40,8 @@ struct ShortShared {
 
     alignas(1024) uint8_t k[kPTile + 1][kKTileBytes];
     alignas(1024) uint8_t q[kColumnTiles][kQTileBytes];
+    // What the blocks of a cluster hand each other takes the place of Q, and needs more.
+    alignas(16) uint8_t beyond_q[kReceivedBytes - kColumnTiles * kQTileBytes];
     // Of the tokens of a warp: where their rows lie, and their scales.
     alignas(16) uint64_t rows[kShortWarps][kWarpTokens];
     alignas(16) uint32_t scales[kShortWarps][kWarpTokens][4];
@@ -38,14 +50,12 @@ struct ShortShared {
     // Of the rows, by tile: the highest score, and the sum of P.
     float top[kStepTiles][kHeads], sum[kStepTiles][kHeads];
     uint64_t q_full;
+    uint64_t rows_received, slices_received;  // in a cluster: what its blocks sent
     uint64_t calls;  // the rendezvous's counter
     int splits;      // units that the plan splits
 };
 
 static_assert(sizeof(ShortShared<V32>) <= 232448 && sizeof(ShortShared<V4>) <= 232448, "more than a thread block can have");
-
-// The reference of a row that has seen nothing yet: finite, so that P = exp2(-inf - reference) is 0.
-constexpr float kNoReference = -1e30f;
 
 // The compiler computes all that follows from a thread's number before the first loop, in front of the first load, unless
 // it does not know the number there.

@@ -27,13 +27,4 @@ __device__ __forceinline__ void store_piece_sums(const SparseDecodeParams& p, co
     to[8] = {reference[1], sum[1]};
 }
 
-// Of a whole unit.
-__device__ __forceinline__ void store_lse(const SparseDecodeParams& p, const Piece& piece, int head, float lse2) {
-    if (head >= p.h_q || p.lse == 0) return;
-    float lse = lse2 * kLn2;
-    if (lse2 == -INFINITY && p.lse_empty_pos_inf) lse = INFINITY;
-    reinterpret_cast<float*>(
-        p.lse)[piece.request * p.lse_strides[0] + head * p.lse_strides[1] + piece.token * p.lse_strides[2]] = lse;
-}
-
 }  // namespace flashmla::sm90::sparse_decode

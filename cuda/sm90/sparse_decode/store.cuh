@@ -1,5 +1,6 @@
 // The store of a piece's output, by the warpgroups that hold its halves.
 #pragma once
+#include "common/numeric.cuh"
 #include "sm90/sparse_decode/work.cuh"
 
 namespace flashmla::sm90::sparse_decode {
@@ -55,6 +56,15 @@ __device__ __forceinline__ void store(const SparseDecodeParams& p, const Place& 
         store_split_row<0, kLeft>(p, place, piece, acc, scale0);
         store_split_row<1, kLeft>(p, place, piece, acc, scale1);
     }
+}
+
+// lse of a whole unit, of its base-2 logarithm.
+__device__ __forceinline__ void store_lse(const SparseDecodeParams& p, const Piece& piece, int head, float lse2) {
+    if (head >= p.h_q || p.lse == 0) return;
+    float lse = lse2 * kLn2;
+    if (lse2 == -INFINITY && p.lse_empty_pos_inf) lse = INFINITY;
+    reinterpret_cast<float*>(
+        p.lse)[piece.request * p.lse_strides[0] + head * p.lse_strides[1] + piece.token * p.lse_strides[2]] = lse;
 }
 
 }  // namespace flashmla::sm90::sparse_decode

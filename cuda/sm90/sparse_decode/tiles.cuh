@@ -41,9 +41,10 @@ struct List {
 };
 
 // Walks the tiles of a partition's pieces.
-class Tiles {
+template <class Pieces>
+class TilesOf {
   public:
-    __device__ __forceinline__ Tiles(const SparseDecodeParams& p, const Place& place) : pieces_(p, place.partition) {
+    __device__ __forceinline__ TilesOf(const SparseDecodeParams& p, const Place& place) : pieces_(p, place.partition) {
         piece_.tile_end = tile_ = 0;
     }
 
@@ -90,5 +91,6 @@ class Tiles {
     int tile_, first_tiles_;
     List list_;
 };
+using Tiles = TilesOf<Pieces>;
 
 }  // namespace flashmla::sm90::sparse_decode

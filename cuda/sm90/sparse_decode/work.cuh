@@ -18,6 +18,7 @@ struct Place {
 
     __device__ __forceinline__ explicit Place(const SparseDecodeParams& p)
         : row_block(blockIdx.x % p.row_blocks), partition(blockIdx.x / p.row_blocks) {}
+    __device__ __forceinline__ Place(int row_block, int partition) : row_block(row_block), partition(partition) {}
 };
 
 // A contiguous run of tiles of one unit. All tiles of `indices` come first, then those of `extra_indices`.
@@ -90,6 +91,42 @@ class Pieces {
     Border end_;
 };
 
+// Half of a unit, of which a cluster of two blocks has one: no plan is asked.
+class HalfUnit {
+  public:
+    HalfUnit() = default;
+    __device__ __forceinline__ HalfUnit(const SparseDecodeParams&, int unit) : unit_(unit) {}
+
+    __device__ __forceinline__ bool next(const SparseDecodeParams& p, Piece& piece) {
+        if (unit_ < 0) return false;
+        const Unit unit(unit_, p.tokens, p.tokens_magic, p.tokens_shift);
+        unit_ = -1;
+        piece.request = unit.request;
+        piece.token = unit.token;
+        piece.tokens = first_tokens(p, unit);
+        piece.extra_tokens = extra_tokens(p, unit);
+        const int tiles = tiles_of(piece.tokens) + tiles_of(piece.extra_tokens);
+        const int first = tiles / 2 + tiles % 2, rank = cluster_rank();
+        piece.tile_begin = rank == 0 ? 0 : first;
+        piece.tile_end = rank == 0 ? first : tiles;
+        piece.whole = true;
+        piece.slot = 0;
+        return true;
+    }
+
+  private:
+    int unit_;
+};
+
+template <class Layout>
+using PiecesOf = std::conditional_t<Layout::kSplit, HalfUnit, Pieces>;
+
+template <class Layout>
+__device__ __forceinline__ Place place_in_grid(const SparseDecodeParams& p) {
+    if constexpr (Layout::kSplit) return Place(blockIdx.x / 2 % p.row_blocks, blockIdx.x / 2 / p.row_blocks);
+    return Place(p);
+}
+
 template <class Layout>
 struct Shared {
     static constexpr int kColumnTiles = Layout::kHeadDim / kColumnTile;
@@ -129,10 +166,14 @@ struct Shared {
     uint64_t q_full, q_empty;
     uint64_t p_full, p_empty;
     uint64_t final_full, final_empty;
+    // Of two blocks that share a unit: what the rows of the other one's accumulators are relative to, and their sums; and
+    // whether these are there.
+    alignas(8) float2 other_rows[Layout::kSplit ? kHeads : 1];
+    uint64_t other_full;
 };
 
 static_assert(sizeof(Shared<V32>) <= 232448 && sizeof(Shared<V4>) <= 232448 && sizeof(Shared<V32Pair>) <= 232448 &&
-                  sizeof(Shared<V4Pair>) <= 232448,
+                  sizeof(Shared<V4Pair>) <= 232448 && sizeof(Shared<V32Split>) <= 232448,
               "more than a thread block can have");
 
 // What the loop over tiles needs is kept in a register; left to itself the compiler computes it anew from special

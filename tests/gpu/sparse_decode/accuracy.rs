@@ -71,6 +71,45 @@ fn long_pieces() {
     check_all(&session, vary(specs, 77).into_iter().map(|spec| Spec { invariant: true, ..spec }).collect());
 }
 
+/// Query tokens that default plans cut into two pieces each, and of which the host knows that.
+#[test]
+fn two_halves() {
+    let session = sparse_or_skip!(Any);
+    let mut specs = Vec::new();
+    for (b, s_q, topk, h_q, masked) in
+        [(66, 1, 513, 64, 0), (33, 2, 640, 33, 40), (64, 1, 2048, 5, 10), (40, 1, 1100, 16, 100), (34, 1, 1025, 64, 30)]
+    {
+        specs.push(Spec { layout: Layout::V32, b, s_q, h_q, topk, masked, ..Spec::default() });
+    }
+    check_all(&session, vary(specs, 78));
+}
+
+/// Short pieces whose accumulators pass through memory, and clusters of every size.
+#[test]
+fn short_pieces() {
+    let session = sparse_or_skip!(Any);
+    let specs = layouts(|layout| {
+        let one = |b, topk, h_q| Spec { layout, h_q, topk, b, s_q: 1, ..Spec::default() };
+        [
+            (1, 4200),
+            (20, 1300),
+            (70, 256),
+            (1, 4096),
+            (7, 1000),
+            (8, 1000),
+            (16, 500),
+            (31, 250),
+            (60, 200),
+            (3, 129),
+            (2, 3000),
+        ]
+        .into_iter()
+        .flat_map(|(b, topk)| [7, 64, 100].map(|h_q| one(b, topk, h_q)))
+        .collect()
+    });
+    check_all(&session, vary(specs, 79));
+}
+
 #[test]
 fn numbers_of_indices() {
     let session = sparse_or_skip!(Any);

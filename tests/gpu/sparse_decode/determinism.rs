@@ -13,9 +13,14 @@ use flashmla::problem::layout::Layout;
 fn twenty_times_the_same_bits() {
     let session = sparse_or_skip!(Any);
     let queue = session.queue().unwrap();
-    for (layout, h_q, b, topk) in
-        [(Layout::V32, 128, 3, 500), (Layout::V32, 17, 70, 70), (Layout::V4, 64, 10, 129), (Layout::V4, 128, 1, 2000)]
-    {
+    for (layout, h_q, b, topk) in [
+        (Layout::V32, 128, 3, 500),
+        (Layout::V32, 17, 70, 70),
+        (Layout::V4, 64, 10, 129),
+        (Layout::V4, 128, 1, 2000),
+        (Layout::V4, 64, 1, 4500),
+        (Layout::V32, 64, 33, 600),
+    ] {
         let data = Data::new(&Spec { layout, h_q, b, topk, sinks: Some(vec![0.0, 2.0]), ..Spec::default() });
         let call = Call::new(&session.backend.handle, session.place(), Fence::Guarded, &data).unwrap();
         let run = || {
