@@ -22,15 +22,16 @@ constexpr int kCombineFewPieces = 12;
 constexpr int kCombineFewRows = 48;
 // With more there is enough to do for every warp.
 constexpr int kCombineManyRows = 4096;
-// A lane keeps the lse of so many pieces in registers: of 160 pieces a row, more than an H100 has multiprocessors.
-constexpr int kHeld = 5;
+// Where pieces may be many a lane keeps the lse of so many in registers: of 160 pieces a row, more than an H100 has
+// multiprocessors.
+constexpr int kHeldOfMany = 5;
 
 // What differs between operations: which query tokens a request of the plan has, and sinks.
 __device__ __forceinline__ Unit unit_of(const CombineParams& p, int request) { return {request, p.tokens}; }
 __device__ __forceinline__ Unit unit_of(const DenseDecodeParams&, int request) { return {request, 1}; }
 __device__ __forceinline__ float sink_weight(const CombineParams& p, int64_t head, float reference) {
     if (p.attn_sink == 0) return 0.f;
-    return exp2f(reinterpret_cast<const float*>(p.attn_sink)[head * p.attn_sink_stride] * kLog2E - reference);
+    return exp2_approx(reinterpret_cast<const float*>(p.attn_sink)[head * p.attn_sink_stride] * kLog2E - reference);
 }
 __device__ __forceinline__ float sink_weight(const DenseDecodeParams&, int64_t, float) { return 0.f; }
 // Requests that the plan's list of split ones has room for, as PlanLayout (src/workspace.rs) has it.
@@ -48,24 +49,30 @@ class Combine {
 
     __device__ __forceinline__ Combine(const Params& p, float4* scratch, Ready& ready)
         : p_(p), scratch_(scratch), ready_(ready), rows_(p.h_kv * p.rows), lane_(threadIdx.x % 32),
-          warp_(threadIdx.x / 32) {}
+          warp_(threadIdx.x / 32), list_(reinterpret_cast<const SplitPlan*>(p.splits)), splits_(list_[0].request),
+          mine_{} {
+        // With the header, not after it.
+        if (lane_ < most_splits(p)) mine_ = list_[1 + lane_];
+    }
+
+    // Requests that the plan splits.
+    __device__ __forceinline__ int splits() const { return splits_; }
 
     // Every `blocks`-th item from number `block` on.
     __device__ __forceinline__ void run(int block, int blocks) {
-        const SplitPlan* splits = reinterpret_cast<const SplitPlan*>(p_.splits);
-        // The header. A plan that was never written may hold any number: nothing beyond the list's room is read.
-        const int n = min(splits[0].request, most_splits(p_));
+        // A plan that was never written may hold any number: nothing beyond the list's room is read.
+        const int n = min(splits_, most_splits(p_));
         int64_t item = block, before = 0;
-        for (int base = 0; base < n; base += 32) {
-            SplitPlan mine = {};
-            if (base + lane_ < n) mine = splits[1 + base + lane_];
-            if (!valid(mine)) mine.pieces = 0;
-            int end = items(mine.pieces);
-#pragma unroll
+#pragma unroll 1
+        for (int base = 0; base < n;) {
+            SplitPlan mine = mine_;
+            int end = base + lane_ < n && valid(mine) ? items(mine.pieces) : 0;
+#pragma unroll 1
             for (int step = 1; step < 32; step *= 2) {
                 const int left = __shfl_up_sync(~0u, end, step);
                 if (lane_ >= step) end += left;
             }
+#pragma unroll 1
             for (; item < before + __shfl_sync(~0u, end, 31); item += blocks) {
                 const int owner = __popc(__ballot_sync(~0u, before + end <= item));
                 const SplitPlan split = {__shfl_sync(~0u, mine.request, owner),
@@ -76,6 +83,8 @@ class Combine {
                 compute(split, int(item - before) - first);
             }
             before += __shfl_sync(~0u, end, 31);
+            base += 32;
+            if (base + lane_ < n) mine_ = list_[1 + base + lane_];
         }
     }
 
@@ -131,8 +140,9 @@ class Combine {
     struct Total {
         float reference, sum;
     };
+    // All at once, as far as that goes: of as many pieces as 32 lanes hold `kHeld` of each.
+    template <int kHeld>
     __device__ __forceinline__ Total total(const SplitPlan& s, int row) const {
-        // All at once, as far as that goes.
         float held[kHeld];
 #pragma unroll
         for (int k = 0; k < kHeld; ++k) held[k] = load_lse(s, lane_ + 32 * k, row);
@@ -146,9 +156,9 @@ class Combine {
         const float reference = highest == -INFINITY ? 0.f : highest;
         float sum = 0.f;
 #pragma unroll
-        for (int k = 0; k < kHeld; ++k) sum += exp2f(held[k] - reference);
+        for (int k = 0; k < kHeld; ++k) sum += exp2_approx(held[k] - reference);
 #pragma unroll 1
-        for (int i = lane_ + 32 * kHeld; i < s.pieces; i += 32) sum += exp2f(load_lse(s, i, row) - reference);
+        for (int i = lane_ + 32 * kHeld; i < s.pieces; i += 32) sum += exp2_approx(load_lse(s, i, row) - reference);
 #pragma unroll
         for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
         return {reference, sum};
@@ -156,26 +166,25 @@ class Combine {
 
     // A warp computes a row.
     __device__ __forceinline__ void whole_row(const SplitPlan& s, int row) {
-        constexpr int kAtOnce = 3;
+        constexpr int kAtOnce = 4;
         float4 sum[4] = {};
         Total all;
 #pragma unroll 1
         for (int base = 0; base < s.pieces; base += kAtOnce) {
             float4 x[kAtOnce][4];
-            float lse[kAtOnce];
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i) {
-                lse[i] = load_lse(s, base + i, row);
                 if (base + i >= s.pieces) continue;
 #pragma unroll
                 for (int k = 0; k < 4; ++k) x[i][k] = load_out(s, base + i, row, k);
             }
             // After the loads of the pieces, which need not wait for it.
-            if (base == 0) all = total(s, row);
+            if (base == 0) all = total<1>(s, row);
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i) {
                 if (base + i >= s.pieces) continue;
-                const float weight = exp2f(lse[i] - all.reference);
+                // Which is in L1 by now.
+                const float weight = exp2_approx(load_lse(s, base + i, row) - all.reference);
 #pragma unroll
                 for (int k = 0; k < 4; ++k) add(sum[k], weight, x[i][k]);
             }
@@ -207,10 +216,10 @@ class Combine {
                 x[i] = load_out(s, base + i, row, part);
             }
             // After the loads of the pieces, which need not wait for it.
-            if (base == begin) all = total(s, row);
+            if (base == begin) all = total<kHeldOfMany>(s, row);
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i) {
-                if (base + i < end) add(sum, exp2f(lse[i] - all.reference), x[i]);
+                if (base + i < end) add(sum, exp2_approx(lse[i] - all.reference), x[i]);
             }
         }
         scratch_[warp_ * 32 + lane_] = sum;
@@ -238,7 +247,7 @@ class Combine {
     };
 
     __device__ __forceinline__ float scale_of(const At& at, Total all) const {
-        return all.sum == 0.f ? 0.f : 1.f / (all.sum + sink_weight(p_, at.head, all.reference));  // NaN stays
+        return all.sum == 0.f ? 0.f : reciprocal_approx(all.sum + sink_weight(p_, at.head, all.reference));  // NaN stays
     }
 
     __device__ __forceinline__ void store(const At& at, int part, float4 x, float scale) const {
@@ -250,7 +259,7 @@ class Combine {
 
     __device__ __forceinline__ void store_lse(const At& at, Total all) const {
         if (p_.lse == 0) return;
-        float lse = (all.reference + log2f(all.sum)) * kLn2;
+        float lse = (all.reference + log2_approx(all.sum)) * kLn2;
         if (all.sum == 0.f) lse = p_.lse_empty_pos_inf ? INFINITY : -INFINITY;
         reinterpret_cast<float*>(
             p_.lse)[at.request * p_.lse_strides[0] + at.head * p_.lse_strides[1] + at.token * p_.lse_strides[2]] = lse;
@@ -260,6 +269,9 @@ class Combine {
     float4* scratch_;
     Ready& ready_;
     const int rows_, lane_, warp_;
+    const SplitPlan* const list_;
+    const int splits_;
+    SplitPlan mine_;  // of this lane, of 32 of the list
 };
 
 }  // namespace flashmla

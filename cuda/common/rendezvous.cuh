@@ -14,12 +14,6 @@
 
 namespace flashmla {
 
-__device__ __forceinline__ uint64_t load_acquire(const uint64_t* address) {
-    uint64_t value;
-    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(address) : "memory");
-    return value;
-}
-
 __device__ __forceinline__ uint64_t load_relaxed(const uint64_t* address) {
     uint64_t value;
     asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(address) : "memory");
@@ -44,8 +38,8 @@ class Rendezvous {
     __device__ __forceinline__ Rendezvous(uint64_t words, uint64_t call)
         : words_(reinterpret_cast<uint64_t*>(words)), call_(call) {}
 
-    // Reads the counter: by every block that tells or waits, and before it does.
-    __device__ __forceinline__ void begin() { count_ = load_acquire(words_); }
+    // Reads the counter: by every block that tells or waits, and before it does. (A launch before this one wrote it.)
+    __device__ __forceinline__ void begin() { count_ = load_relaxed(words_); }
 
     // The same for a thread that has other things to do meanwhile, and no register to spare: the counter goes to shared
     // memory, and is taken from there when it has arrived (copy_async_wait).
@@ -54,6 +48,11 @@ class Rendezvous {
 
     // By one thread, after a barrier of those whose writes it vouches for.
     __device__ __forceinline__ void tell() { store_release(words_ + 1 + blockIdx.x, call_ + count_); }
+
+    // The same by a block that wrote nothing.
+    __device__ __forceinline__ void tell_only() {
+        asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(words_ + 1 + blockIdx.x), "l"(call_ + count_) : "memory");
+    }
 
     // Whether blocks `first`, `first + step` ... below `end` have told. By a whole warp, and few: each question takes
     // bandwidth from the blocks that are asked about.

@@ -13,31 +13,39 @@ __device__ __forceinline__ void combine_pieces(const DenseDecodeParams& p, Rende
     extern __shared__ __align__(1024) uint8_t dynamic[];
     const int block = blockIdx.x - first_block, blocks = gridDim.x - first_block - 1;
     grid_dependency_wait();
-    // Where nothing is split, nobody waits.
-    if (*reinterpret_cast<const int*>(p.splits) <= 0) return;
-    rendezvous.begin();
-    if (block == blocks) {
-        if (threadIdx.x < 32) rendezvous.end();
-        return;
-    }
-    if (threadIdx.x == 0) rendezvous.tell();
     bool all_there = false;
     auto ready = [&](const SplitPlan& split) {
         if (all_there) return;
         bool all = false;
         if (threadIdx.x < 32) {
-            all = rendezvous.there(0, first_block, 1);
-            // The pieces of a default plan lie in as many partitions, of which the second piece's slot tells the first.
-            // (A plan for other lengths may tell anything; who is waited for exists all the same, and comes.)
-            const int step = p.h_kv * p.row_blocks;
-            const int first = p.requests != 0 ? 0 : min(split.rest_slot, p.partitions) * step;
-            const int end = p.requests != 0 ? first_block : first + min(split.pieces, p.partitions - first / step) * step;
-            if (!all) rendezvous.wait(first, end, 1);
+            // Of all partitions at first. Then of those that have a piece: the pieces of a default plan lie in as many
+            // partitions, of which the second piece's slot tells the first. (A plan for other lengths may tell anything; who is
+            // waited for exists all the same, and comes.)
+            int first = 0, end = first_block;
+#pragma unroll 1
+            while (!rendezvous.there(first, end, 1)) {
+                if (p.requests == 0) {
+                    const int step = p.h_kv * p.row_blocks, partition = min(split.rest_slot, p.partitions);
+                    first = partition * step;
+                    end = first + min(split.pieces, p.partitions - partition) * step;
+                }
+                __nanosleep(64);
+            }
+            all = first == 0 && end == first_block;
         }
         all_there = __syncthreads_or(all);
     };
-    Combine<T, kBlockThreads / 32, DenseDecodeParams, decltype(ready)>(p, reinterpret_cast<float4*>(dynamic), ready)
-        .run(block, blocks);
+    // All that comes from afar is asked for at once.
+    Combine<T, kBlockThreads / 32, DenseDecodeParams, decltype(ready)> combine(p, reinterpret_cast<float4*>(dynamic), ready);
+    rendezvous.begin();
+    // Where nothing is split, nobody waits.
+    if (combine.splits() <= 0) return;
+    if (block == blocks) {
+        if (threadIdx.x < 32) rendezvous.end();
+        return;
+    }
+    if (threadIdx.x == 0) rendezvous.tell_only();
+    combine.run(block, blocks);
 }
 
 }  // namespace flashmla::sm90::dense_decode
