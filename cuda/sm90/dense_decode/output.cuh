@@ -156,13 +156,11 @@ class Output {
             store_split_row<0>(acc, piece, f0);
             store_split_row<1>(acc, piece, f1);
         }
-        if (kLeft && lane_ % 4 == 0) {
-#pragma unroll 1
-            for (int h = 0; h < 2; ++h) {
-                const float sum = h ? sums[1] : sums[0], reference = h ? references[1] : references[0];
-                const float lse2 = sum == 0.f ? -INFINITY : reference + log2_approx(sum);
-                store_row_lse(p_, place_, piece, place_.row_block * kRows + row(h), lse2);
-            }
+        // Each half for half of the rows.
+        if (lane_ % 4 == 0) {
+            const float sum = kLeft ? sums[0] : sums[1], reference = kLeft ? references[0] : references[1];
+            const float lse2 = sum == 0.f ? -INFINITY : reference + log2_approx(sum);
+            store_row_lse(p_, place_, piece, place_.row_block * kRows + row(!kLeft), lse2);
         }
     }
 
