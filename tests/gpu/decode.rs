@@ -6,8 +6,8 @@ use crate::session::{outcome, Handle, Refusal};
 use flashmla::capi::dense_decode::*;
 use flashmla::capi::types::*;
 use flashmla::problem::dense_decode::{Dtype, Raw, Shape};
-use flashmla::schedule::Grid;
-use flashmla::workspace::SplitLayout;
+use flashmla::schedule::{Grid, Work};
+use flashmla::workspace::{PlanLayout, SplitLayout};
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::mem::{size_of, zeroed};
@@ -42,13 +42,28 @@ pub struct Decode<'a> {
 // SAFETY: the pointers in it lead to its own memory; calls only read the parameters.
 unsafe impl Send for Decode<'_> {}
 
-/// The kernel reads the words by which its blocks meet before it writes them, whatever they are
-/// (cuda/common/rendezvous.cuh): initcheck should hear of everything else in the workspace.
-fn any_words(
+/// What kernels read whatever it is, so that initcheck hears of everything else: of the workspace the words by which their
+/// blocks meet (cuda/common/rendezvous.cuh); of the plan the list of split requests, the first of which are asked for
+/// together with their number (cuda/any/combine.cuh). Requests of that value do not exist: the results would tell if any of
+/// them were taken for one.
+pub fn write_any(
+    work: impl Into<Work>,
+    split: &SplitLayout,
+    partitions: i64,
+    plan: &Region,
+    workspace: &Region,
+) -> Result<(), String> {
+    let fill = |region: &Region, from: u64, to: u64| region.write(from as usize, &vec![0xa5u8; (to - from) as usize]);
+    let layout = PlanLayout::new(work, partitions);
+    fill(plan, layout.splits, layout.requests)?;
+    fill(workspace, split.rendezvous, workspace.bytes() as u64)
+}
+
+fn write_any_for(
     handle: &Handle,
     params: &flashmla_dense_decode_params_t,
+    plan: &Region,
     workspace: &Region,
-    bytes: usize,
 ) -> Result<(), String> {
     let raw = Raw {
         dtype: params.dtype,
@@ -73,10 +88,10 @@ fn any_words(
     };
     // SAFETY: a parameter struct, and room for what is told.
     outcome(unsafe { flashmla_dense_decode_query(handle.0, params, &mut info) }).map_err(|why| format!("{why:?}"))?;
-    // Where the words lie depends on the partitions alone.
-    let grid = Grid { row_blocks: 1, partitions: info.partitions as i64, multiprocessors: 1 };
-    let at = SplitLayout::new(&shape, &grid).rendezvous as usize;
-    workspace.write(at, &vec![0xa5u8; bytes - at])
+    // Where they lie depends on the partitions alone.
+    let partitions = info.partitions as i64;
+    let grid = Grid { row_blocks: 1, partitions, multiprocessors: 1 };
+    write_any(&shape, &SplitLayout::new(&shape, &grid), partitions, plan, workspace)
 }
 
 /// Parameters with every member 0, as the INIT macro of the header gives.
@@ -156,7 +171,7 @@ impl<'a> Decode<'a> {
         let plan = Region::new(place, fence, plan_bytes, 0)?;
         let workspace = Region::new(place, fence, workspace_bytes, 0)?;
         if fence == Fence::Exact && workspace_bytes > 0 && params.kv_layout == FLASHMLA_LAYOUT_PLAIN {
-            any_words(handle, &params, &workspace, workspace_bytes)?;
+            write_any_for(handle, &params, &plan, &workspace)?;
         }
         let plan_record = Box::new(UnsafeCell::new(flashmla_plan_t {
             struct_size: size_of::<flashmla_plan_t>(),

@@ -3,7 +3,7 @@
 use super::data::{Cache, Data};
 use super::spec::Spec;
 use crate::data::Strided;
-use crate::decode::{gather, input, output};
+use crate::decode::{gather, input, output, write_any};
 use crate::memory::{Fence, Place, Region};
 use crate::session::{outcome, Handle, Refusal};
 use flashmla::capi::sparse_decode::*;
@@ -107,9 +107,12 @@ pub fn query(handle: &Handle, params: &flashmla_sparse_decode_params_t) -> Resul
     }
 }
 
-/// Where in the workspace the words lie by which blocks meet (cuda/common/rendezvous.cuh). A kernel reads them before it
-/// writes them, whatever they are: initcheck should hear of everything else in the workspace.
-fn meeting_place(handle: &Handle, params: &flashmla_sparse_decode_params_t) -> Result<usize, String> {
+fn write_any_for(
+    handle: &Handle,
+    params: &flashmla_sparse_decode_params_t,
+    plan: &Region,
+    workspace: &Region,
+) -> Result<(), String> {
     let info = query(handle, params).map_err(|why| format!("{why:?}"))?;
     let tiles = |topk: i64| (topk + TILE_TOKENS - 1) / TILE_TOKENS;
     let work = Work {
@@ -117,9 +120,10 @@ fn meeting_place(handle: &Handle, params: &flashmla_sparse_decode_params_t) -> R
         max_tiles: tiles(params.topk) + tiles(params.extra_topk),
         batch_invariant: params.flags & FLASHMLA_FLAG_BATCH_INVARIANT != 0,
     };
-    // It depends on the partitions alone.
-    let grid = Grid { row_blocks: 1, partitions: info.partitions as i64, multiprocessors: 1 };
-    Ok(SplitLayout::of_heads(work, &grid, params.h_q).rendezvous as usize)
+    // Where they lie depends on the partitions alone.
+    let partitions = info.partitions as i64;
+    let grid = Grid { row_blocks: 1, partitions, multiprocessors: 1 };
+    write_any(work, &SplitLayout::of_heads(work, &grid, params.h_q), partitions, plan, workspace)
 }
 
 pub fn workspace_size(handle: &Handle, params: &flashmla_sparse_decode_params_t) -> Result<usize, Refusal> {
@@ -158,8 +162,7 @@ impl<'a> Call<'a> {
         let plan = Region::new(place, fence, plan_bytes, 0)?;
         let workspace = Region::new(place, fence, workspace_bytes, 0)?;
         if fence == Fence::Exact && workspace_bytes > 0 {
-            let at = meeting_place(handle, &params)?;
-            workspace.write(at, &vec![0xa5u8; workspace_bytes - at])?;
+            write_any_for(handle, &params, &plan, &workspace)?;
         }
         let plan_record = Box::new(UnsafeCell::new(flashmla_plan_t {
             struct_size: size_of::<flashmla_plan_t>(),
