@@ -12,6 +12,7 @@
 #include "common/lengths.cuh"
 #include "common/numeric.cuh"
 #include "common/plan.cuh"
+#include "common/sink.cuh"
 #include "flashmla_params.h"
 
 namespace flashmla {
@@ -31,7 +32,7 @@ __device__ __forceinline__ Unit unit_of(const CombineParams& p, int request) { r
 __device__ __forceinline__ Unit unit_of(const DenseDecodeParams&, int request) { return {request, 1}; }
 __device__ __forceinline__ float sink_weight(const CombineParams& p, int64_t head, float reference) {
     if (p.attn_sink == 0) return 0.f;
-    return exp2_approx(reinterpret_cast<const float*>(p.attn_sink)[head * p.attn_sink_stride] * kLog2E - reference);
+    return exp2_approx(sink_log2(p, head, reference));
 }
 __device__ __forceinline__ float sink_weight(const DenseDecodeParams&, int64_t, float) { return 0.f; }
 // Requests that the plan's list of split ones has room for, as PlanLayout (src/workspace.rs) has it.

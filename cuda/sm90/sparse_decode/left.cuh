@@ -8,6 +8,7 @@
 #pragma once
 #include "common/mbarrier.cuh"
 #include "common/shared.cuh"
+#include "common/sink.cuh"
 #include "common/tma.cuh"
 #include "common/wgmma.cuh"
 #include "sm90/sparse_decode/split.cuh"
@@ -328,10 +329,8 @@ class Left {
             // The sink is one more weight in the denominator. lse does not see it, and neither does a split unit:
             // its pieces are combined first.
             float denominator = sum;
-            if (piece.whole && p_.attn_sink != 0 && head < p_.h_q) {
-                const float sink = reinterpret_cast<const float*>(p_.attn_sink)[head * p_.attn_sink_stride];
-                denominator += exp2f(fmaf(sink, kLog2E, -reference_[h]));
-            }
+            if (piece.whole && p_.attn_sink != 0 && head < p_.h_q)
+                denominator += exp2f(sink_log2(p_, head, reference_[h]));
             scale[h] = empty ? 0.f : 1.f / denominator;
             if (lane_ % 4 == 0) {
                 store_shared(FLASHMLA_SPARSE_SHARED(shared_, final_scale) + row_of_thread(h) * 4, scale[h]);

@@ -3,6 +3,7 @@
 #include "common/grid_dependency.cuh"
 #include "common/matrix.cuh"
 #include "common/numeric.cuh"
+#include "common/sink.cuh"
 #include "common/wgmma.cuh"
 #include "sm90/sparse_decode/short_combine.cuh"
 #include "sm90/sparse_decode/short_gather.cuh"
@@ -253,10 +254,7 @@ class Short : ShortPiece<Layout> {
             const int head = place_.row_block * kHeads + row_of_thread(h);
             // As in left.cuh.
             float denominator = sum_[h];
-            if (p_.attn_sink != 0 && head < p_.h_q) {
-                const float sink = reinterpret_cast<const float*>(p_.attn_sink)[head * p_.attn_sink_stride];
-                denominator += exp2_approx(fmaf(sink, kLog2E, -reference_[h]));
-            }
+            if (p_.attn_sink != 0 && head < p_.h_q) denominator += exp2_approx(sink_log2(p_, head, reference_[h]));
             scale[h] = empty ? 0.f : reciprocal_approx(denominator);
             if (half_ == 0 && threadIdx.x % 4 == 0)
                 store_lse(p_, piece, head, empty ? -INFINITY : reference_[h] + log2_approx(sum_[h]));

@@ -13,6 +13,7 @@
 // A *group* is what a thread sends at a time: its four numbers of 8 columns and two rows, of two neighbouring eights.
 #pragma once
 #include "common/cluster.cuh"
+#include "common/sink.cuh"
 #include "sm90/sparse_decode/short.cuh"
 
 namespace flashmla::sm90::sparse_decode {
@@ -207,10 +208,7 @@ class ShortCluster : ShortPiece<Layout> {
         // NaN is not empty.
         const bool empty = total == 0.f;
         float denominator = total;
-        if (p_.attn_sink != 0 && head < p_.h_q) {
-            const float sink = reinterpret_cast<const float*>(p_.attn_sink)[head * p_.attn_sink_stride];
-            denominator += exp2_approx(fmaf(sink, kLog2E, -highest));
-        }
+        if (p_.attn_sink != 0 && head < p_.h_q) denominator += exp2_approx(sink_log2(p_, head, highest));
         const float scale = empty ? 0.f : reciprocal_approx(denominator);
         // Blocks of the lower half have columns of the left half.
         const int half = 2 * rank_ >= blocks_;

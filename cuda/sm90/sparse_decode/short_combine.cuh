@@ -12,6 +12,7 @@
 #include "common/grid_dependency.cuh"
 #include "common/numeric.cuh"
 #include "common/rendezvous.cuh"
+#include "common/sink.cuh"
 #include "sm90/sparse_decode/short_config.cuh"
 
 namespace flashmla::sm90::sparse_decode {
@@ -124,10 +125,7 @@ class Combine {
             const int head = rows * kFragmentRows + h * 8 + lane_ / 4;
             if (head >= p_.h_q) continue;
             float denominator = total[h];
-            if (p_.attn_sink != 0) {
-                const float sink = reinterpret_cast<const float*>(p_.attn_sink)[head * p_.attn_sink_stride];
-                denominator += exp2_approx(fmaf(sink, kLog2E, -reference[h]));
-            }
+            if (p_.attn_sink != 0) denominator += exp2_approx(sink_log2(p_, head, reference[h]));
             // NaN is not empty.
             const bool empty = total[h] == 0.f;
             const float scale = empty ? 0.f : reciprocal_approx(denominator);

@@ -8,6 +8,7 @@
 #include "common/mbarrier.cuh"
 #include "common/numeric.cuh"
 #include "common/shared.cuh"
+#include "common/sink.cuh"
 #include "sm90/sparse_decode/store.cuh"
 
 namespace flashmla::sm90::sparse_decode {
@@ -68,10 +69,7 @@ __device__ __forceinline__ void finish_with_other(const SparseDecodeParams& p, u
         // NaN is not empty.
         const bool empty = sum == 0.f;
         float denominator = sum;
-        if (p.attn_sink != 0 && head < p.h_q) {
-            const float sink = reinterpret_cast<const float*>(p.attn_sink)[head * p.attn_sink_stride];
-            denominator += exp2f(fmaf(sink, kLog2E, -reference));
-        }
+        if (p.attn_sink != 0 && head < p.h_q) denominator += exp2f(sink_log2(p, head, reference));
         const float scale = empty ? 0.f : 1.f / denominator;
         own_factor[h] *= scale;
         other_factor[h] *= scale;

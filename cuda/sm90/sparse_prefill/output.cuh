@@ -2,6 +2,7 @@
 #pragma once
 #include "common/matrix.cuh"
 #include "common/mbarrier.cuh"
+#include "common/sink.cuh"
 #include "common/wgmma.cuh"
 #include "sm90/sparse_prefill/gather.cuh"
 #include "sm90/sparse_prefill/work.cuh"
@@ -216,8 +217,7 @@ class Output {
         if (sum == 0.f) return 0.f;
         if (p_.attn_sink != 0) {
             const int head = min(current_.head + row, p_.h_q - 1);
-            const float sink = reinterpret_cast<const float*>(p_.attn_sink)[head * p_.attn_sink_stride];
-            sum += exp2_approx(fmaf(sink, kLog2E, -final.reference));
+            sum += exp2_approx(sink_log2(p_, head, final.reference));
         }
         return reciprocal_approx(sum);
     }
