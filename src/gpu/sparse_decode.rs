@@ -27,7 +27,7 @@ const SHORT_TILES: i64 = 4;
 /// Dynamic shared memory of the attention kernels: all that a block can have.
 const SM90_SMEM_BYTES: u32 = 232448;
 
-/// By `decode_index`.
+/// By `Kind::index`.
 const DECODE: [&CStr; 9] = [
     c"flashmla_sm90_sparse_decode_v32",
     c"flashmla_sm90_sparse_decode_v4",
@@ -312,10 +312,10 @@ fn equal_lengths(p: &SparseDecodeParams) -> bool {
 /// The thread blocks of a launch of the attention kernel.
 struct Blocks {
     /// Blocks of heads and partitions, the former running fastest.
-    pub attending: i64,
+    attending: i64,
     /// Those that follow where pieces are short and units can be split: the ones that combine, and one that ends the
     /// rendezvous.
-    pub combining: i64,
+    combining: i64,
 }
 
 impl Blocks {

@@ -73,7 +73,8 @@ impl<const N: usize> Tensor<N> {
                 return Ok((Tensor { addr: raw.addr, shape, strides }, extent));
             }
         }
-        // A result and arguments of its own, so that those above can stay in registers.
+        // Copies go into the cold call and out of it: what it took or wrote by address would have to lie in memory in every
+        // call, fine or not (cuda/NOTES.md, on the host's part of a call).
         let Rules { elem_bytes, align, unit_inner, output, broadcast } = rules;
         let rules = Rules { elem_bytes, align, unit_inner, output, broadcast };
         match Self::with_any_extent(name, *raw, shape.map(|n| n), rules) {

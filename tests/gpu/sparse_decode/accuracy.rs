@@ -5,6 +5,7 @@ use super::spec::{Extra, Pick, Scales, Spec};
 use crate::random::Random;
 use crate::spec::Layout as Strides;
 use flashmla::problem::layout::Layout;
+use flashmla::schedule::{Uniform, TILE_TOKENS};
 
 const STRIDES: [Strides; 3] = [Strides::Contiguous, Strides::Padded, Strides::Swapped];
 const PICKS: [Pick; 5] = [Pick::Any, Pick::Distinct, Pick::Same, Pick::Three, Pick::Rising];
@@ -71,17 +72,29 @@ fn long_pieces() {
     check_all(&session, vary(specs, 77).into_iter().map(|spec| Spec { invariant: true, ..spec }).collect());
 }
 
-/// Query tokens that default plans cut into two pieces each, and of which the host knows that.
+/// Query tokens that default plans cut into two pieces each, and of which the host knows that: there are no lengths. Of the
+/// multiprocessors that an H100 has.
 #[test]
 fn two_halves() {
     let session = sparse_or_skip!(Any);
     let mut specs = Vec::new();
     for (b, s_q, topk, h_q, masked) in
-        [(66, 1, 513, 64, 0), (33, 2, 640, 33, 40), (64, 1, 2048, 5, 10), (40, 1, 1100, 16, 100), (34, 1, 1025, 64, 30)]
+        [(66, 1, 513, 64, 0), (33, 2, 640, 33, 40), (64, 1, 2048, 5, 10), (50, 1, 1100, 16, 100), (60, 1, 1025, 64, 30)]
     {
         specs.push(Spec { layout: Layout::V32, b, s_q, h_q, topk, masked, ..Spec::default() });
     }
-    check_all(&session, vary(specs, 78));
+    let extra = |page| Some(Extra { page, s_k: 200, topk: 70, lengths: None });
+    specs.push(Spec { layout: Layout::V32, b: 50, s_q: 1, h_q: 64, topk: 700, extra: extra(61), ..Spec::default() });
+    let specs = vary(specs, 78).into_iter().map(|spec| Spec { lengths: None, invariant: false, ..spec });
+    let specs: Vec<_> =
+        specs.filter(|spec| spec.extra.as_ref().map_or(true, |extra| extra.lengths.is_none())).collect();
+    for spec in &specs {
+        let tiles = |topk: i64| (topk + TILE_TOKENS - 1) / TILE_TOKENS;
+        let all = tiles(spec.topk) + spec.extra.as_ref().map_or(0, |extra| tiles(extra.topk));
+        assert_eq!(Uniform::new(spec.b * spec.s_q, 132, all), Uniform::Pieces(2), "{spec}");
+    }
+    assert!(specs.len() > 3 && specs.iter().any(|spec| spec.extra.is_some()));
+    check_all(&session, specs);
 }
 
 /// Short pieces whose accumulators pass through memory, and clusters of every size.
