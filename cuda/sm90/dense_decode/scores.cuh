@@ -32,7 +32,8 @@ class Scores {
         Piece piece;
         while (pieces.next(p_, piece)) {
             begin_rows(piece);
-            if (piece.tile_begin < piece.tile_end) {
+            const bool tiles = piece.tile_begin < piece.tile_end;
+            if (tiles) {
                 load_q();
                 mbarrier_wait(FLASHMLA_SHARED(shared_, q_tail_full), q_tail_phase_);
                 q_tail_phase_ ^= 1;
@@ -47,11 +48,14 @@ class Scores {
                     if (last) break;
                     first = false;
                 }
+            }
+            // Before the last P, which the output warps have to wait for anyway.
+            finish();
+            if (tiles) {
                 wait_p();
                 store_p();
                 release_p();
             }
-            finish();
         }
     }
 
