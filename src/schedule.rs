@@ -2,7 +2,7 @@
 //! oracle of the device kernel (`cuda/any/plan.cu`), which computes the same integers.
 //!
 //! The KV tokens of every request are cut into tiles of 64. All tiles of all requests form one
-//! line, each request preceded by `REQUEST_COST` tiles' worth of fixed work. `partitions` workers
+//! line, each request preceded by [`Work::request_cost`] tiles' worth of fixed work. `partitions` workers
 //! get equal stretches of that line, so a stretch may begin and end inside a request; such a
 //! request is *split*, its pieces go to accumulators (*slots*) and are combined afterwards.
 //! Where all requests have as many tiles, they stay whole or are cut into equal pieces, if that takes no longer
@@ -20,6 +20,9 @@ pub const TILE_TOKENS: i64 = 64;
 pub const BLOCK_ROWS: i64 = 64;
 /// Fixed work of a request (loading Q, writing the output), in tiles.
 pub const REQUEST_COST: i64 = 4;
+/// The same in dense decode of few rows: up to so many. Their tiles take as long, but their Q and output are less
+/// (cuda/NOTES.md).
+pub const FEW_ROWS_REQUEST_COSTS: [(i64, i64); 2] = [(16, 1), (32, 2)];
 /// A cut that would leave fewer tiles than this on one side, and less than a stretch, moves to the request's border.
 pub const MIN_PIECE_TILES: i64 = 2;
 /// A request of fewer tiles is not cut: combining takes longer than what it saves.
@@ -41,6 +44,8 @@ pub struct Work {
     pub requests: i64,
     /// Tiles of the longest request that there can be.
     pub max_tiles: i64,
+    /// Fixed work of a request, in tiles.
+    pub request_cost: i64,
     pub batch_invariant: bool,
 }
 
@@ -60,6 +65,7 @@ impl From<&Shape> for Work {
         Work {
             requests: if shape.layout.is_fp8() { shape.b * shape.s_q } else { shape.b },
             max_tiles: ceil_div(shape.max_tokens(), TILE_TOKENS),
+            request_cost: if shape.layout.is_fp8() { REQUEST_COST } else { request_cost(shape.rows()) },
             batch_invariant: shape.batch_invariant,
         }
     }
@@ -71,6 +77,7 @@ impl From<&sparse_decode::Shape> for Work {
             requests: shape.units(),
             // Each list is cut by itself.
             max_tiles: ceil_div(shape.topk, TILE_TOKENS) + ceil_div(shape.extra_topk(), TILE_TOKENS),
+            request_cost: REQUEST_COST,
             batch_invariant: shape.batch_invariant,
         }
     }
@@ -167,6 +174,11 @@ pub fn invariant_pieces(tiles: i64) -> i64 {
     ceil_div(tiles, INVARIANT_PIECE_TILES).clamp(1, INVARIANT_MAX_PIECES)
 }
 
+/// Fixed work of a request of so many rows in dense decode, in tiles.
+fn request_cost(rows: i64) -> i64 {
+    FEW_ROWS_REQUEST_COSTS.iter().find(|(most, _)| rows <= *most).map_or(REQUEST_COST, |(_, cost)| *cost)
+}
+
 /// Makes the plan for the given lengths.
 pub fn plan(shape: &Shape, partitions: i64, lens: &[i32]) -> Plan {
     let tiles: Vec<i64> = lens.iter().map(|l| tiles(shape, *l)).collect();
@@ -176,7 +188,7 @@ pub fn plan(shape: &Shape, partitions: i64, lens: &[i32]) -> Plan {
 /// Makes the plan for requests of so many tiles.
 pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan {
     let work = work.into();
-    let n = tiles.len();
+    let (n, request_cost) = (tiles.len(), work.request_cost);
     let pieces = |t: i64| if work.batch_invariant { invariant_pieces(t) } else { 1 };
     let piece_tiles = |t: i64| ceil_div(t, pieces(t)).max(1);
     // A request's pieces after rounding up their size; each costs the fixed work once.
@@ -188,7 +200,7 @@ pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan
     for t in tiles {
         start.push(line);
         slot_base.push(slots);
-        line += t + REQUEST_COST * count(*t);
+        line += t + request_cost * count(*t);
         slots += if count(*t) > 1 { count(*t) } else { 0 };
     }
     start.push(line);
@@ -196,8 +208,8 @@ pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan
     let mut stretch = ceil_div(line, partitions).max(MIN_STRETCH);
     let mut equal_pieces = None;
     if let (false, Some(t)) = (work.batch_invariant, uniform(tiles)) {
-        match Uniform::new(n as i64, partitions, t) {
-            Uniform::Whole { each } => stretch = each * (t + REQUEST_COST),
+        match Uniform::new(n as i64, partitions, t, request_cost) {
+            Uniform::Whole { each } => stretch = each * (t + request_cost),
             Uniform::Pieces(pieces) => equal_pieces = Some((pieces, t)),
             Uniform::Stretches => {}
         }
@@ -261,11 +273,11 @@ pub enum Uniform {
 }
 
 impl Uniform {
-    /// Of `requests` requests of `tiles` tiles.
-    pub fn new(requests: i64, partitions: i64, tiles: i64) -> Uniform {
-        let stretch = ceil_div(requests * (tiles + REQUEST_COST), partitions).max(MIN_STRETCH);
+    /// Of `requests` requests of `tiles` tiles, whose fixed work is that of `request_cost` more.
+    pub fn new(requests: i64, partitions: i64, tiles: i64, request_cost: i64) -> Uniform {
+        let stretch = ceil_div(requests * (tiles + request_cost), partitions).max(MIN_STRETCH);
         let each = ceil_div(requests, partitions);
-        if each * (tiles + REQUEST_COST) <= stretch + SPLIT_COST {
+        if each * (tiles + request_cost) <= stretch + SPLIT_COST {
             return Uniform::Whole { each };
         }
         if tiles >= MIN_SPLIT_TILES && partitions >= 2 * requests {
@@ -288,11 +300,11 @@ fn border(work: &Work, start: &[i64], tiles: &[i64], x: i64, stretch: i64, piece
     let (t, off) = (tiles[i], x - start[i]);
     let tile = if work.batch_invariant {
         // To the nearest border between pieces; each piece is preceded by its fixed work.
-        let step = piece_tiles(t) + REQUEST_COST;
+        let step = piece_tiles(t) + work.request_cost;
         (off + step / 2) / step * piece_tiles(t)
     } else {
         let least = MIN_PIECE_TILES.min(stretch);
-        let tile = (off - REQUEST_COST).max(0);
+        let tile = (off - work.request_cost).max(0);
         if tile < least {
             0
         } else if t - tile < least || t < MIN_SPLIT_TILES {

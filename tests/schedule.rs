@@ -99,7 +99,8 @@ fn stretches_are_balanced() {
     let mut r = Random(5);
     for _ in 0..200_000 {
         let Batch { shape, partitions, lens } = batch(&mut r);
-        let cost = |t: i64| t + REQUEST_COST;
+        let request_cost = Work::from(&shape).request_cost;
+        let cost = |t: i64| t + request_cost;
         let plan = plan(&shape, partitions, &lens);
         let line: i64 = if shape.batch_invariant {
             pieces(&shape, partitions, &plan, &lens).iter().map(|p| cost((p.tiles.1 - p.tiles.0) as i64)).sum()
@@ -109,9 +110,9 @@ fn stretches_are_balanced() {
         let longest = tiles(&shape, i32::MAX);
         let rounding = match shape.batch_invariant {
             // A border moves by at most half a piece and its fixed work.
-            true => ceil_div(longest, invariant_pieces(longest)).max(INVARIANT_PIECE_TILES) + REQUEST_COST,
+            true => ceil_div(longest, invariant_pieces(longest)).max(INVARIANT_PIECE_TILES) + request_cost,
             // By less than a piece that is too small to be one, or by the fixed work of a request.
-            false => 2 * MIN_PIECE_TILES + 2 * REQUEST_COST,
+            false => 2 * MIN_PIECE_TILES + 2 * request_cost,
         };
         let mut load = vec![0; partitions as usize];
         for p in pieces(&shape, partitions, &plan, &lens) {
@@ -127,12 +128,13 @@ fn stretches_are_balanced() {
 /// the longest is no longer than a stretch.
 #[test]
 fn equal_requests_are_cut_into_equal_pieces() {
-    let work = |requests| Work { requests, max_tiles: 4096, batch_invariant: false };
+    let work = |requests| Work { requests, max_tiles: 4096, request_cost: REQUEST_COST, batch_invariant: false };
+    let uniform = |requests, partitions, tiles| Uniform::new(requests, partitions, tiles, REQUEST_COST);
     let mut cut = 0;
     for partitions in [2, 33, 66, 132, 144] {
         for requests in 1..=partitions {
             for tiles in (1..70).chain([127, 128, 129, 1024, 4096]) {
-                let Uniform::Pieces(pieces) = Uniform::new(requests, partitions, tiles) else { continue };
+                let Uniform::Pieces(pieces) = uniform(requests, partitions, tiles) else { continue };
                 let all = vec![tiles; requests as usize];
                 let plan = plan_tiles(work(requests), partitions, &all);
                 let cuts = pieces_of_tiles(work(requests), partitions, &plan, &all);
@@ -154,11 +156,11 @@ fn equal_requests_are_cut_into_equal_pieces() {
     }
     assert!(cut > 5000, "{cut}");
     // One query token of 2048 indices; 16 requests of 8192 tokens.
-    assert_eq!(Uniform::new(1, 132, 32), Uniform::Pieces(32));
-    assert_eq!(Uniform::new(16, 132, 128), Uniform::Pieces(8));
+    assert_eq!(uniform(1, 132, 32), Uniform::Pieces(32));
+    assert_eq!(uniform(16, 132, 128), Uniform::Pieces(8));
     // As many as there are partitions; as many as leave some idle.
-    assert_eq!(Uniform::new(132, 132, 32), Uniform::Whole { each: 1 });
-    assert_eq!(Uniform::new(100, 132, 128), Uniform::Stretches);
+    assert_eq!(uniform(132, 132, 32), Uniform::Whole { each: 1 });
+    assert_eq!(uniform(100, 132, 128), Uniform::Stretches);
 }
 
 /// The cuts of a batch-invariant plan follow from a request's own length.

@@ -39,8 +39,8 @@ struct Sums {
     static constexpr int kLine = 0, kPieces = 1, kSlots = 2, kSplits = 3, kCount = kInvariant ? 4 : 1;
     int64_t of[kCount];
 
-    __device__ __forceinline__ void add(int tiles, Cut c) {
-        of[kLine] += tiles + int64_t(kRequestCost) * c.pieces;
+    __device__ __forceinline__ void add(int tiles, Cut c, int64_t request_cost) {
+        of[kLine] += tiles + request_cost * c.pieces;
         if constexpr (kInvariant) {
             const bool split = c.pieces > 1;
             of[kPieces] += c.pieces;
@@ -119,14 +119,14 @@ __device__ __forceinline__ int64_t over_partitions(const PlanParams& p, int64_t 
 
 // Where position `offset` of a request's stretch of the line cuts it: at its end if not before its last tile.
 template <bool kInvariant>
-__device__ __forceinline__ int64_t tile_at(int tiles, Cut c, int64_t offset, int64_t stretch) {
+__device__ __forceinline__ int64_t tile_at(const PlanParams& p, int tiles, Cut c, int64_t offset, int64_t stretch) {
     if (kInvariant) {
         // To the nearest border between pieces. `offset` is less than 2^26, a request's tiles and costs.
-        const int step = c.piece_tiles + kRequestCost;
+        const int step = c.piece_tiles + int(p.request_cost);
         return int64_t((int(offset) + step / 2) / step) * c.piece_tiles;
     }
     const int64_t least = min(int64_t(kMinPieceTiles), stretch);
-    const int64_t tile = max(offset - kRequestCost, int64_t(0));
+    const int64_t tile = max(offset - p.request_cost, int64_t(0));
     if (tile < least) return 0;
     return tiles - tile < least || tiles < kMinSplitTiles ? tiles : tile;
 }
@@ -195,15 +195,15 @@ __device__ __forceinline__ void make_plan(const PlanParams& p) {
             tokens = first_tokens(p, unit);
             const int tiles = tiles_of(tokens) + tiles_of(extra_tokens(p, unit));
             const Cut c = cut<kInvariant>(tiles);
-            const int64_t next = line + tiles + int64_t(kRequestCost) * c.pieces;
+            const int64_t next = line + tiles + p.request_cost * c.pieces;
             if (x < next) {
-                tile = tile_at<kInvariant>(tiles, c, x - line, stretch);
+                tile = tile_at<kInvariant>(p, tiles, c, x - line, stretch);
                 if (tile == 0 || tile < tiles) break;
                 // At the end of a request: the next one's start.
                 x = next, tile = 0;
             }
             line = next;
-            sums.add(tiles, c);
+            sums.add(tiles, c, p.request_cost);
             most_tiles = max(most_tiles, tiles);
         }
         if (pass == 1) break;
@@ -219,7 +219,7 @@ __device__ __forceinline__ void make_plan(const PlanParams& p) {
             __syncthreads();
         } else {
             const int tiles = largest(most_tiles), each = p.partitions_each;
-            const int64_t cost = tiles + kRequestCost, whole = over_partitions(p, p.b) * cost;
+            const int64_t cost = tiles + p.request_cost, whole = over_partitions(p, p.b) * cost;
             if (p.b * cost != all) {
                 // Not all are as long as the longest.
             } else if (whole <= stretch + kSplitCost) {
@@ -236,7 +236,7 @@ __device__ __forceinline__ void make_plan(const PlanParams& p) {
                 }
             }
         }
-        plan_tiles = int(min(all - kRequestCost * pieces, int64_t(INT32_MAX)));
+        plan_tiles = int(min(all - p.request_cost * pieces, int64_t(INT32_MAX)));
         // The border of this thread's partition, if there is one and work for it.
         if (piece_begin < 0) x = thread * stretch;
         if (thread >= p.partitions) break;

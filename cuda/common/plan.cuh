@@ -5,7 +5,6 @@
 namespace flashmla {
 
 constexpr int kTileTokens = 64;
-constexpr int kRequestCost = 4;
 constexpr int kMinPieceTiles = 2;
 constexpr int kMinSplitTiles = 4;
 constexpr int kMinStretch = 1;

@@ -81,24 +81,27 @@ const FEW_THREADS_64: u32 = 384;
 /// Rows of a warpgroup that computes, at most, in the kernels for few rows.
 const FEW_ROWS: i64 = 32;
 
-/// So few tiles of a thread block are computed sooner by the kernel whose start and end take less time (cuda/NOTES.md).
+/// So few tiles of a thread block are computed sooner by the kernel whose start and end take less time, of one row block
+/// and of several (cuda/NOTES.md).
+const FEW_TILES_OF_ONE: i64 = 32;
 const FEW_TILES: i64 = 16;
 
 /// The kernel for a shape: in which row of `DECODE`. With few rows of a KV head (heads of its group, times query tokens) a
-/// product whose M they take is mostly padding; the kernels for these have the operands swapped. The largest of them takes
-/// several row blocks as well, and does so where thread blocks have few tiles however long the requests are; but not in
-/// batch-invariant plans, since the bits of the two kernels differ.
+/// product whose M they take is mostly padding; the kernels for these have the operands swapped. The largest of them, for 64
+/// rows or several such row blocks, is taken where thread blocks have few tiles however long the requests are. In
+/// batch-invariant plans rows alone decide, since the bits of the two kernels differ.
 fn decode_rows(shape: &Shape, grid: &Grid) -> usize {
     let last = DECODE.len() - 1;
     let rows = shape.rows();
     let by_rows = DECODE.iter().position(|decode| rows <= decode.rows).unwrap_or(last);
-    if by_rows != last || shape.batch_invariant {
+    if by_rows < last - 1 || shape.batch_invariant {
         return by_rows;
     }
     let tiles = ceil_div(shape.max_tokens(), TILE_TOKENS) * shape.b;
     // What does not fit 63 bits is not few.
     let blocks = tiles.saturating_mul(grid.row_blocks).saturating_mul(shape.h_kv);
-    match blocks <= FEW_TILES * grid.multiprocessors {
+    let few = if by_rows == last { FEW_TILES } else { FEW_TILES_OF_ONE };
+    match blocks <= few * grid.multiprocessors {
         true => last - 1,
         false => last,
     }

@@ -21,6 +21,8 @@ pub struct PlanParams {
     pub splits: u64,
     /// (2^64 - 1) / partitions
     pub partitions_inverse: u64,
+    /// Fixed work of a request, in tiles.
+    pub request_cost: i64,
     /// Requests of the plan, and of those a thread's.
     pub b: i32,
     pub run: i32,

@@ -301,7 +301,7 @@ impl GpuDevice {
 
 /// How a default plan cuts the query tokens, all of which have as many tiles.
 fn known_cut(work: Work, grid: &Grid) -> Option<Uniform> {
-    (!work.batch_invariant).then(|| Uniform::new(work.requests, grid.partitions, work.max_tiles))
+    (!work.batch_invariant).then(|| Uniform::new(work.requests, grid.partitions, work.max_tiles, work.request_cost))
 }
 
 /// Whether all query tokens have as many tiles, as far as the host knows: where no lengths are on the device.

@@ -196,11 +196,11 @@ fn table() -> Vec<Expected> {
         },
         Expected {
             name: "FP16, no RoPE, one row block",
-            problem: DenseDecode::new(128, 1, 64).with(|p| (p.dtype, p.d_qk) = (FLASHMLA_DTYPE_FP16, 512)),
+            problem: DenseDecode::new(3, 1, 64).with(|p| (p.dtype, p.d_qk) = (FLASHMLA_DTYPE_FP16, 512)),
             kernel: "flashmla_sm90_dense_decode_few_fp16_512_64",
             row_blocks: 1,
             partitions: 132,
-            combine: Some((133, 131 + 128)),
+            combine: Some((133, 131 + 3)),
             // A warpgroup's rows.
             q_box_rows: 32,
             ..base
@@ -224,6 +224,46 @@ fn table() -> Vec<Expected> {
             name: "more than 16 tiles a block",
             problem: DenseDecode::new(1, 1, 128).with(|p| p.max_blocks_per_seq = 1057),
             combine: Some((128 + 1, 65 + 1)),
+            ..base
+        },
+        // The same of one row block: 32 for each.
+        Expected {
+            name: "32 tiles a block",
+            kernel: FEW_TILES,
+            row_blocks: 1,
+            partitions: 132,
+            q_box_rows: 32,
+            problem: DenseDecode::new(1, 1, 64).with(|p| p.max_blocks_per_seq = 4224),
+            combine: Some((64 + 1, 131 + 1)),
+            ..base
+        },
+        Expected {
+            name: "more than 32 tiles a block",
+            row_blocks: 1,
+            partitions: 132,
+            problem: DenseDecode::new(1, 1, 64).with(|p| p.max_blocks_per_seq = 4225),
+            combine: Some((64 + 1, 131 + 1)),
+            ..base
+        },
+        Expected {
+            name: "more than 32 tiles a block, but 32 rows",
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_32",
+            row_blocks: 1,
+            partitions: 132,
+            q_box_rows: 32,
+            problem: DenseDecode::new(1, 1, 32).with(|p| p.max_blocks_per_seq = 4225),
+            combine: Some((32 * 4 + 1, 131 + 1)),
+            ..base
+        },
+        Expected {
+            name: "more than 32 tiles a block, but batch-invariant",
+            kernel: FEW_TILES,
+            row_blocks: 1,
+            partitions: 132,
+            q_box_rows: 32,
+            problem: DenseDecode::new(1, 1, 64)
+                .with(|p| (p.flags, p.max_blocks_per_seq) = (FLASHMLA_FLAG_BATCH_INVARIANT, 4225)),
+            combine: Some((64 + 1, 16)),
             ..base
         },
         // Three tiles are too few to cut.
@@ -310,6 +350,7 @@ fn check(launches: &[Launch], e: &Expected) {
             run: (b as u32).div_ceil(threads) as i32,
             partitions: e.partitions,
             partitions_each: e.partitions / b,
+            request_cost: if rows <= 16 { 1 } else if rows <= 32 { 2 } else { 4 },
             max_tokens,
             tokens: 1,
             ..Default::default()

@@ -87,6 +87,7 @@ fn launches_of_sparse_decode() {
                 run: 1,
                 partitions: 66,
                 partitions_each: 33,
+                request_cost: 4,
                 max_tokens: 2048,
                 tokens: 2,
                 ..Default::default()

@@ -5,7 +5,7 @@ use super::spec::{Extra, Pick, Scales, Spec};
 use crate::random::Random;
 use crate::spec::Layout as Strides;
 use flashmla::problem::layout::Layout;
-use flashmla::schedule::{Uniform, TILE_TOKENS};
+use flashmla::schedule::{Uniform, REQUEST_COST, TILE_TOKENS};
 
 const STRIDES: [Strides; 3] = [Strides::Contiguous, Strides::Padded, Strides::Swapped];
 const PICKS: [Pick; 5] = [Pick::Any, Pick::Distinct, Pick::Same, Pick::Three, Pick::Rising];
@@ -91,7 +91,7 @@ fn two_halves() {
     for spec in &specs {
         let tiles = |topk: i64| (topk + TILE_TOKENS - 1) / TILE_TOKENS;
         let all = tiles(spec.topk) + spec.extra.as_ref().map_or(0, |extra| tiles(extra.topk));
-        assert_eq!(Uniform::new(spec.b * spec.s_q, 132, all), Uniform::Pieces(2), "{spec}");
+        assert_eq!(Uniform::new(spec.b * spec.s_q, 132, all, REQUEST_COST), Uniform::Pieces(2), "{spec}");
     }
     assert!(specs.len() > 3 && specs.iter().any(|spec| spec.extra.is_some()));
     check_all(&session, specs);

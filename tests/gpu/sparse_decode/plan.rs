@@ -6,7 +6,7 @@ use super::data::Data;
 use super::spec::{Extra, Spec};
 use crate::memory::Fence;
 use crate::random::Random;
-use flashmla::schedule::{ceil_div, plan_tiles, Grid, Work};
+use flashmla::schedule::{ceil_div, plan_tiles, Grid, Work, REQUEST_COST};
 use flashmla::workspace::PlanLayout;
 
 #[test]
@@ -51,7 +51,12 @@ fn plans_of_query_tokens() {
             })
             .collect();
         let partitions = Grid::of_heads(spec.h_q, session.gpu().multiprocessors).partitions;
-        let work = Work { requests: tiles.len() as i64, max_tiles: 1 << 20, batch_invariant: spec.invariant };
+        let work = Work {
+            requests: tiles.len() as i64,
+            max_tiles: 1 << 20,
+            request_cost: REQUEST_COST,
+            batch_invariant: spec.invariant,
+        };
         let want = plan_tiles(work, partitions, &tiles);
         let layout = PlanLayout::new(work, partitions);
         for (i, border) in want.borders.iter().enumerate() {
