@@ -17,6 +17,9 @@ fn vary(mut specs: Vec<Spec>, seed: u64) -> Vec<Spec> {
         spec.causal = random.below(2) == 0;
         spec.lse_pos_inf = random.below(2) == 0;
         spec.q_std = random.pick(&[0.1, 1.0]);
+        if spec.columns.is_none() && random.below(2) == 0 {
+            *spec = spec.clone().with_long_table();
+        }
     }
     specs
 }
@@ -167,7 +170,11 @@ fn scores_that_rise_and_fall_along_the_request() {
     for (dtype, d_qk) in kinds() {
         for h_q in [16, 32, 64, 128] {
             let lens = vec![1500, 333, 129];
-            specs.push(Spec { dtype, d_qk, h_q, lens, ramp: true, ..Spec::default() });
+            let spec = Spec { dtype, d_qk, h_q, lens, ramp: true, ..Spec::default() };
+            if h_q > 32 {
+                specs.push(spec.clone().with_long_table());
+            }
+            specs.push(spec);
         }
     }
     check_all(&session, specs);

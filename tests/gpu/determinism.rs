@@ -45,7 +45,9 @@ fn every_way_through_twice() {
     for dtype in [Dtype::Bf16, Dtype::Fp16] {
         for (d_qk, h_q, page) in [(576, 16, 64), (576, 128, 16), (512, 16, 61), (512, 128, 64)] {
             let lens = vec![200, 0, 64, 65, 1];
-            repeat(&session, &Spec { dtype, d_qk, h_q, page, s_q: 3, lens, causal: true, ..Spec::default() }, 2);
+            let spec = Spec { dtype, d_qk, h_q, page, s_q: 3, lens, causal: true, ..Spec::default() };
+            repeat(&session, &spec, 2);
+            repeat(&session, &spec.with_long_table(), 2);
         }
     }
 }
