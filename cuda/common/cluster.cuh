@@ -25,6 +25,12 @@ __device__ __forceinline__ uint32_t cluster_rank() {
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.aligned;" ::: "memory"); }
 
+// The same, but it says no more than that this thread got here: for where all has been read, and what others are to see
+// counts on a barrier. (The other one waits for all writes, hundreds of clocks.)
+__device__ __forceinline__ void cluster_arrive_relaxed() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+
 // Arrives at a barrier of any block of the cluster.
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
@@ -51,6 +57,11 @@ __device__ __forceinline__ void store_to_cluster_16(uint32_t to, float a, float 
         "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to), "f"(a),
         "f"(b), "f"(c), "f"(d), "r"(barrier)
         : "memory");
+}
+
+__device__ __forceinline__ void store_to_cluster_16(uint32_t to, uint32_t a, uint32_t b, uint32_t c, uint32_t d,
+                                                    uint32_t barrier) {
+    store_to_cluster_16(to, __uint_as_float(a), __uint_as_float(b), __uint_as_float(c), __uint_as_float(d), barrier);
 }
 
 // 8 bytes, to be read after a barrier of the cluster.

@@ -25,21 +25,33 @@ class ShortPiece {
     template <class LastScores>
     __device__ __forceinline__ void attend(float (&acc)[128], const Piece& piece, LastScores last_scores) {
         const ShortGather<Layout> gather(p_, shared_);
-        reference_[0] = reference_[1] = kNoReference;
-        sum_[0] = sum_[1] = 0.f;
-        load_q(piece);
-        auto asked = gather.begin(piece, piece.tile_begin);
+        begin(piece);
+        auto asked = gather.begin(piece, piece.tile_begin, gather.entry(piece, piece.tile_begin));
+        // Of the next step.
+        int entry = gather.entry(piece, piece.tile_begin + kStepTiles);
 #pragma unroll 1
         for (int tile = piece.tile_begin; tile < piece.tile_end; tile += kStepTiles) {
             gather.finish(asked);
-            const bool last = tile + kStepTiles >= piece.tile_end;
-            if (!last) asked = gather.begin(piece, tile + kStepTiles);
-            step(acc, tile > piece.tile_begin, min(piece.tile_end - tile, kStepTiles), [&] {
+            const bool last = tile + kStepTiles >= piece.tile_end, more = tile > piece.tile_begin;
+            if (!last) {
+                asked = gather.begin(piece, tile + kStepTiles, entry);
+                entry = gather.entry(piece, tile + 2 * kStepTiles);
+            }
+            const int tiles = min(piece.tile_end - tile, kStepTiles);
+            float rescale[2];
+            weigh_tokens(rescale, more, tiles, [&] {
                 if (last) last_scores();
             });
+            products(acc, rescale, more, tiles);
             // Before the next rows and the next Q come.
             __syncthreads();
         }
+    }
+
+    __device__ __forceinline__ void begin(const Piece& piece) {
+        reference_[0] = reference_[1] = kNoReference;
+        sum_[0] = sum_[1] = 0.f;
+        load_q(piece);
     }
 
     // Heads past the last one arrive as zeros.
@@ -52,9 +64,13 @@ class ShortPiece {
         }
     }
 
-    // `more`: than the first of a piece. `scores_done` is called when nobody reads Q any more.
+    __device__ __forceinline__ uint32_t k() const { return FLASHMLA_SHORT_SHARED(shared_, k); }
+    __device__ __forceinline__ uint32_t p_at() const { return k() + ShortShared<Layout>::kPTile * kKTileBytes; }
+
+    // P of a step. `more`: than the first of a piece; then earlier products are to be multiplied by `rescale`.
+    // `scores_done` is called when nobody reads Q any more.
     template <class ScoresDone>
-    __device__ __forceinline__ void step(float (&acc)[128], bool more, int tiles, ScoresDone scores_done) {
+    __device__ __forceinline__ void weigh_tokens(float (&rescale)[2], bool more, int tiles, ScoresDone scores_done) {
         const uint32_t thread = thread_now();
         const int lane = thread % 32, warp = thread / 32 % 4;
         const auto row = [=](int half_row) { return warp * 16 + half_row * 8 + lane / 4; };
@@ -84,7 +100,7 @@ class ShortPiece {
         }
         __syncthreads();
         scores_done();
-        float rescale[2], sum[2] = {};
+        float sum[2] = {};
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             const float reference = fmaxf(fmaxf(top[h], s_.top[half_ ^ 1][row(h)]), reference_[h]);
@@ -92,8 +108,7 @@ class ShortPiece {
             reference_[h] = reference;
         }
         // P to where both halves read it.
-        const uint32_t p_at = FLASHMLA_SHORT_SHARED(shared_, k) + ShortShared<Layout>::kPTile * kKTileBytes;
-        const uint32_t at = p_at + half_ * kQTileBytes + swizzle_128b(warp * 16 + lane % 16, lane / 16);
+        const uint32_t at = p_at() + half_ * kQTileBytes + swizzle_128b(warp * 16 + lane % 16, lane / 16);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             uint32_t packed[4];
@@ -120,15 +135,18 @@ class ShortPiece {
 #pragma unroll
         for (int h = 0; h < 2; ++h)
             sum_[h] = sum_[h] * rescale[h] + (s_.sum[0][row(h)] + s_.sum[1][row(h)]);
+    }
+
+    // P V of a step, of this half's columns.
+    __device__ __forceinline__ void products(float (&acc)[128], const float (&rescale)[2], bool more, int tiles) const {
         if (more) {
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] *= rescale[i / 2 % 2];
         }
         pin(acc);
         wgmma_fence();
-        const uint64_t v = wgmma_descriptor(
-            FLASHMLA_SHORT_SHARED(shared_, k) + half_ * (kColumns / kColumnTile * kKTileBytes), 1024, kKTileBytes);
-        const uint64_t p = wgmma_descriptor(p_at, 1024, 0);
+        const uint64_t v = wgmma_descriptor(k() + half_ * (kColumns / kColumnTile * kKTileBytes), 1024, kKTileBytes);
+        const uint64_t p = wgmma_descriptor(p_at(), 1024, 0);
         const auto product = [&](int tile, bool accumulate) {
 #pragma unroll
             for (int i = 0; i < kTokens / 16; ++i) {
@@ -145,7 +163,7 @@ class ShortPiece {
 
     // Of this half's tile.
     __device__ __forceinline__ void scores(float (&score)[32]) {
-        const uint64_t k = wgmma_descriptor(FLASHMLA_SHORT_SHARED(shared_, k) + half_ * kStageRowBytes, 1024, 0);
+        const uint64_t k = wgmma_descriptor(this->k() + half_ * kStageRowBytes, 1024, 0);
         const uint64_t q = wgmma_descriptor(FLASHMLA_SHORT_SHARED(shared_, q), 1024, 0);
 #pragma unroll
         for (int i = 0; i < 32; ++i) score[i] = 0.f;

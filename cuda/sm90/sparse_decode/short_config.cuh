@@ -22,15 +22,18 @@ constexpr int kKTileBytes = kStepTiles * kStageRowBytes;
 constexpr int kWarpTokens = kStepTiles * kTokens / kShortWarps;
 static_assert(kWarpTokens == 16 && kStepTiles == kStages);
 
-// In a cluster (short_cluster.cuh): a block's slices of the accumulators in FP16, and of each block what its rows are
-// relative to.
+// In a cluster (short_cluster.cuh): what a block hands on of a column tile of its accumulators, in FP16, are one or two
+// *records* (two where a block adds up 32 columns), of so many bytes: the rows' units, and the numbers. And to every block
+// it says what the rows are relative to.
 constexpr int kMaxCluster = 16;
-constexpr int kSlicesBytes = kHeads * kLatent * 2;
+constexpr int kUnitsBytes = kHeads * 2;
+constexpr int kRecordBytes = kUnitsBytes + kQTileBytes, kHalfRecordBytes = kUnitsBytes + kQTileBytes / 2;
 struct PieceRows {
     float reference[kHeads], sum[kHeads];
-    uint16_t unit[kHeads][2];  // of FP16, by half of the columns: the upper bits of an FP32, a power of two
 };
-constexpr int kReceivedBytes = kSlicesBytes + kMaxCluster * int(sizeof(PieceRows));
+// Of up to 9 blocks whole records, or of 16 halves: this block's own are there, too.
+constexpr int kRecordsBytes = 9 * kRecordBytes;
+static_assert(kRecordsBytes >= kMaxCluster * kHalfRecordBytes);
 
 template <class Layout>
 struct ShortShared {
@@ -40,17 +43,23 @@ struct ShortShared {
 
     alignas(1024) uint8_t k[kPTile + 1][kKTileBytes];
     alignas(1024) uint8_t q[kColumnTiles][kQTileBytes];
-    // What the blocks of a cluster hand each other takes the place of Q, and needs more.
-    alignas(16) uint8_t beyond_q[kReceivedBytes - kColumnTiles * kQTileBytes];
-    // Of the tokens of a warp: where their rows lie, and their scales.
-    alignas(16) uint64_t rows[kShortWarps][kWarpTokens];
-    alignas(16) uint32_t scales[kShortWarps][kWarpTokens][4];
+    // The records that a block gets take the place of Q, and need more.
+    alignas(16) uint8_t beyond_q[kRecordsBytes - kColumnTiles * kQTileBytes];
+    union {
+        struct {
+            // Of the tokens of a warp: where their rows lie, and their scales.
+            alignas(16) uint64_t rows[kShortWarps][kWarpTokens];
+            alignas(16) uint32_t scales[kShortWarps][kWarpTokens][4];
+        };
+        // In a cluster, when there is nothing to fetch any more: of its blocks.
+        alignas(16) PieceRows relative[kMaxCluster];
+    };
     // Which of them exist.
     alignas(16) uint16_t valid[kShortWarps];
     // Of the rows, by tile: the highest score, and the sum of P.
     float top[kStepTiles][kHeads], sum[kStepTiles][kHeads];
     uint64_t q_full;
-    uint64_t rows_received, slices_received;  // in a cluster: what its blocks sent
+    uint64_t rows_received, records_received;  // in a cluster: what its blocks sent
     uint64_t calls;  // the rendezvous's counter
     int splits;      // units that the plan splits
 };

@@ -17,6 +17,9 @@ namespace flashmla::sm90::sparse_decode {
 
 template <class Layout>
 class ShortGather {
+    static constexpr bool kV32 = Layout::kScalesInRow;
+    static constexpr int kQuads = kWarpTokens / 4;
+
   public:
     __device__ __forceinline__ ShortGather(const SparseDecodeParams& p, uint32_t shared)
         : p_(p), shared_(shared), lane_(thread_now() % 32), warp_(thread_now() / 32) {}
@@ -28,16 +31,30 @@ class ShortGather {
 
     // A step that has been asked for.
     struct Step {
-        const uint8_t* scales_at;  // null: the lane's token has none
-        uint32_t valid;  // the warp's
+        uint32_t scales[kV32 ? 4 : 2];  // of the lane's token
+        uint32_t valid;                 // the warp's
         int quads;
         Quad first;
     };
 
-    // Asks for the tiles of `piece` from `tile` on, two or the last one.
-    __device__ __forceinline__ Step begin(const Piece& piece, int tile) const {
+    // What is listed of the lane's token, of the tiles of `piece` from `tile` on.
+    __device__ __forceinline__ int entry(const Piece& piece, int tile) const {
+        const Token token(*this, piece, tile);
+        if (!token.exists) return -1;
+        if (p_.block_table != 0) {
+            const int* table = reinterpret_cast<const int*>(p_.block_table) + piece.request * p_.block_table_strides[0];
+            return __ldg(table + divide(token.at, p_.page_magic, p_.page_shift) * p_.block_table_strides[1]);
+        }
+        const int64_t* strides = token.extra ? p_.extra_indices_strides : p_.indices_strides;
+        const int* list = reinterpret_cast<const int*>(token.extra ? p_.extra_indices : p_.indices) +
+                          piece.request * strides[0] + piece.token * strides[1];
+        return __ldg(list + token.at);
+    }
+
+    // Asks for the tiles of `piece` from `tile` on, two or the last one, that `entry` is of.
+    __device__ __forceinline__ Step begin(const Piece& piece, int tile, int entry) const {
         Step step;
-        step.scales_at = look_up(piece, tile, step.valid);
+        load_scales(step.scales, look_up(piece, tile, entry, step.valid));
         step.quads = tile + 1 < piece.tile_end ? kQuads : kQuads / 2;
         load(step.first, rows_at());
         return step;
@@ -46,7 +63,7 @@ class ShortGather {
     // Converts them.
     __device__ __forceinline__ void finish(Step& step) const {
         if (lane_ == 0) store_shared_u16(FLASHMLA_SHORT_SHARED(shared_, valid) + warp_ * 2, step.valid);
-        if (leave_scales(step.scales_at)) {
+        if (leave_scales(step.scales)) {
             convert_all<true>(step.first, step.quads);
         } else {
             convert_all<false>(step.first, step.quads);
@@ -55,8 +72,6 @@ class ShortGather {
     }
 
   private:
-    static constexpr bool kV32 = Layout::kScalesInRow;
-    static constexpr int kQuads = kWarpTokens / 4;
     // The last FP8 load of V4 is that of three column tiles.
     static constexpr int kLastTiles = Layout::kFp8 / kColumnTile - 4;
 
@@ -64,35 +79,41 @@ class ShortGather {
         return FLASHMLA_SHORT_SHARED(shared_, rows) + warp_ * (kWarpTokens * 8);
     }
 
+    // The lane's token.
+    struct Token {
+        int at;  // in its list
+        bool extra, exists;
+
+        __device__ __forceinline__ Token(const ShortGather& g, const Piece& piece, int tile) {
+            const int first_tiles = tiles_of(piece.tokens);
+            tile += g.lane_ % 16 / 8;
+            extra = tile >= first_tiles;
+            const int in_tile = (g.lane_ / 4 % 2 * 2 + g.warp_ / 4) * kGroupTokens + g.warp_ % 4 * 4 + g.lane_ % 4;
+            at = (extra ? tile - first_tiles : tile) * kTokens + in_tile;
+            exists = tile < piece.tile_end && at < (extra ? piece.extra_tokens : piece.tokens);
+        }
+    };
+
     // Returns where the scales of the lane's token are.
-    __device__ __forceinline__ const uint8_t* look_up(const Piece& piece, int tile, uint32_t& valid) const {
-        const int first_tiles = tiles_of(piece.tokens);
-        tile += lane_ % 16 / 8;
-        const bool extra = tile >= first_tiles;
-        const int in_tile = (lane_ / 4 % 2 * 2 + warp_ / 4) * kGroupTokens + warp_ % 4 * 4 + lane_ % 4;
-        const int at = (extra ? tile - first_tiles : tile) * kTokens + in_tile;
-        bool exists = tile < piece.tile_end && at < (extra ? piece.extra_tokens : piece.tokens);
+    __device__ __forceinline__ const uint8_t* look_up(const Piece& piece, int tile, int entry, uint32_t& valid) const {
+        const Token token(*this, piece, tile);
+        const bool extra = token.extra;
+        bool exists = token.exists;
         const uint8_t* row = reinterpret_cast<const uint8_t*>(kZeroRow);
-        const uint8_t* scales_at = nullptr;
+        const uint8_t* scales_at = row;
         if (exists) {
             const int size = extra ? p_.extra_page_block_size : p_.page_block_size;
             int page, offset;
             bool readable;
             if (p_.block_table != 0) {
-                const int* table = reinterpret_cast<const int*>(p_.block_table) + piece.request * p_.block_table_strides[0];
-                page = divide(at, p_.page_magic, p_.page_shift);
-                offset = at - page * size;
-                page = __ldg(table + page * p_.block_table_strides[1]);
+                page = entry;
+                offset = token.at - divide(token.at, p_.page_magic, p_.page_shift) * size;
                 readable = uint32_t(page) < uint32_t(p_.num_blocks);
             } else {
-                const int64_t* strides = extra ? p_.extra_indices_strides : p_.indices_strides;
-                const int* list = reinterpret_cast<const int*>(extra ? p_.extra_indices : p_.indices) +
-                                  piece.request * strides[0] + piece.token * strides[1];
-                const int index = __ldg(list + at);
-                exists = readable = uint32_t(index) < (extra ? p_.extra_index_limit : p_.index_limit);
-                page = divide(index, extra ? p_.extra_page_magic : p_.page_magic,
+                exists = readable = uint32_t(entry) < (extra ? p_.extra_index_limit : p_.index_limit);
+                page = divide(entry, extra ? p_.extra_page_magic : p_.page_magic,
                               extra ? p_.extra_page_shift : p_.page_shift);
-                offset = index - page * size;
+                offset = entry - page * size;
             }
             if (readable) {
                 const uint8_t* page_at = reinterpret_cast<const uint8_t*>(extra ? p_.extra_kv_cache : p_.kv_cache) +
@@ -117,15 +138,18 @@ class ShortGather {
         return scales_at;
     }
 
-    // Leaves the scales for those who convert the rows, and says whether all are exact.
-    __device__ __forceinline__ bool leave_scales(const uint8_t* scales_at) const {
-        const uint32_t to = FLASHMLA_SHORT_SHARED(shared_, scales) + (warp_ * kWarpTokens + lane_ % 16) * 16;
-        uint32_t words[4] = {};
+    static __device__ __forceinline__ void load_scales(uint32_t (&words)[kV32 ? 4 : 2], const uint8_t* from) {
         if constexpr (kV32) {
-            if (scales_at != nullptr)
-                asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
-                             : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-                             : "l"(scales_at));
+            load_global_16(words, reinterpret_cast<uint64_t>(from));
+        } else {
+            asm volatile("ld.global.nc.v2.u32 {%0, %1}, [%2];" : "=r"(words[0]), "=r"(words[1]) : "l"(from) : "memory");
+        }
+    }
+
+    // Leaves the scales for those who convert the rows, and says whether all are exact.
+    __device__ __forceinline__ bool leave_scales(uint32_t (&words)[kV32 ? 4 : 2]) const {
+        const uint32_t to = FLASHMLA_SHORT_SHARED(shared_, scales) + (warp_ * kWarpTokens + lane_ % 16) * 16;
+        if constexpr (kV32) {
             uint32_t split[4];
 #pragma unroll
             for (int i = 0; i < 4; ++i) split[i] = split_scale(__uint_as_float(words[i]));
@@ -138,8 +162,6 @@ class ShortGather {
             __syncwarp();
             return exact;
         } else {
-            if (scales_at != nullptr)
-                asm volatile("ld.global.nc.v2.u32 {%0, %1}, [%2];" : "=r"(words[0]), "=r"(words[1]) : "l"(scales_at));
             // The eighth byte may be anything.
             words[1] &= 0xffffff;
             const bool exact = __all_sync(~0u, is_exact_e8m0(words[0], words[1]));
