@@ -42,9 +42,9 @@ const DECODE: [&CStr; 9] = [
 /// The first of those for short pieces in clusters, and that for units in two pieces.
 const CLUSTER: usize = 6;
 const SPLIT: usize = 8;
-/// Blocks that such a cluster can have, of which more than 8 must be allowed (kMaxCluster in
-/// `cuda/sm90/sparse_decode/short_config.cuh`).
-const CLUSTERS: [u32; 4] = [2, 4, 8, 16];
+/// Blocks that such a cluster can have, of which more than 8 must be allowed: powers of two up to `kMaxCluster` in
+/// `cuda/sm90/sparse_decode/short_config.cuh`, and 9, of which there is room for 8 clusters, as there is none of 10.
+const CLUSTERS: [u32; 5] = [2, 4, 8, 9, 16];
 
 const COMBINE: &CStr = c"flashmla_combine";
 
@@ -61,15 +61,16 @@ enum Kind {
     Split,
     /// For short pieces.
     Short,
-    /// For short pieces: a cluster of so many blocks shares out the tiles of a query token, and adds up.
-    Cluster(u32),
+    /// For short pieces: a cluster of so many blocks shares out the tiles of a query token, and adds up. One more cluster may
+    /// run ahead, so that the code comes to L2.
+    Cluster { blocks: u32, forerunner: bool },
 }
 
 impl Kind {
     fn cluster(self) -> u32 {
         match self {
             Kind::Pair | Kind::Split => 2,
-            Kind::Cluster(blocks) => blocks,
+            Kind::Cluster { blocks, .. } => blocks,
             _ => 1,
         }
     }
@@ -80,7 +81,7 @@ impl Kind {
             Kind::Single => 0,
             Kind::Pair => 2,
             Kind::Short => 4,
-            Kind::Cluster(_) => CLUSTER,
+            Kind::Cluster { .. } => CLUSTER,
             Kind::Split => return SPLIT,
         };
         kind + (layout == Layout::V4) as usize
@@ -121,7 +122,7 @@ impl Kernels {
     /// `cut`: what the host knows of the plan.
     fn kind(&self, layout: Layout, work: Work, grid: &Grid, cut: Option<Uniform>) -> Kind {
         if is_short(work, grid) {
-            return self.short_cluster(work, grid).map_or(Kind::Short, Kind::Cluster);
+            return self.short_cluster(work, grid).unwrap_or(Kind::Short);
         }
         if grid.row_blocks % 2 == 0 {
             return Kind::Pair;
@@ -133,14 +134,16 @@ impl Kernels {
         }
     }
 
-    /// Thread blocks of the largest clusters, one for each query token and block of heads, that can all run at once.
-    fn short_cluster(&self, work: Work, grid: &Grid) -> Option<u32> {
-        let sizes = CLUSTERS.into_iter().zip(self.clusters).rev();
-        let mut fitting =
-            sizes.filter(|(_, clusters)| work.requests * grid.row_blocks <= *clusters).map(|(blocks, _)| blocks);
-        // None without a tile, if that can be; and none with more than two turns.
-        let blocks = fitting.find(|blocks| i64::from(*blocks) < 2 * work.max_tiles)?;
-        (work.max_tiles >= MIN_SPLIT_TILES && work.max_tiles <= SHORT_TILES * i64::from(blocks)).then_some(blocks)
+    /// The largest clusters, one for each query token and block of heads, that can all run at once.
+    fn short_cluster(&self, work: Work, grid: &Grid) -> Option<Kind> {
+        let (clusters, tiles) = (work.requests * grid.row_blocks, work.max_tiles);
+        let (blocks, most) = CLUSTERS.into_iter().zip(self.clusters).rev().find(|(blocks, most)| {
+            // None without a tile, if that can be.
+            clusters <= *most && i64::from(*blocks) < 2 * tiles && saves_tiles(*blocks, tiles)
+        })?;
+        // None with more than two turns.
+        let fits = tiles >= MIN_SPLIT_TILES && tiles <= SHORT_TILES * i64::from(blocks);
+        fits.then_some(Kind::Cluster { blocks, forerunner: clusters < most })
     }
 
     /// `equal_lengths`: the host knows the plan.
@@ -267,7 +270,7 @@ impl GpuDevice {
             kernel: self.sparse_decode.decode[kind.index(layout)],
             // At most the multiprocessors, or with one partition a 64th of the heads, and those that combine.
             grid: blocks.all() as u32,
-            block: if matches!(kind, Kind::Short | Kind::Cluster(_)) { SHORT_THREADS } else { DECODE_THREADS },
+            block: if matches!(kind, Kind::Short | Kind::Cluster { .. }) { SHORT_THREADS } else { DECODE_THREADS },
             cluster: kind.cluster(),
             shared_bytes: SM90_SMEM_BYTES,
             overlaps: true,
@@ -299,6 +302,13 @@ impl GpuDevice {
     }
 }
 
+/// Blocks beyond a power of two add up nothing (`cuda/sm90/sparse_decode/short_records.cuh`): they are good for fewer tiles
+/// a block alone.
+fn saves_tiles(blocks: u32, tiles: i64) -> bool {
+    let power = 1 << blocks.ilog2();
+    power == blocks || ceil_div(tiles, blocks.into()) < ceil_div(tiles, power.into())
+}
+
 /// How a default plan cuts the query tokens, all of which have as many tiles.
 fn known_cut(work: Work, grid: &Grid) -> Option<Uniform> {
     (!work.batch_invariant).then(|| Uniform::new(work.requests, grid.partitions, work.max_tiles, work.request_cost))
@@ -325,8 +335,9 @@ impl Blocks {
             Kind::Single | Kind::Pair => {
                 return Blocks { attending: grid.row_blocks * grid.partitions, combining: 0 };
             }
-            Kind::Cluster(blocks) => {
-                return Blocks { attending: work.requests * grid.row_blocks * i64::from(blocks), combining: 0 };
+            Kind::Cluster { blocks, forerunner } => {
+                let clusters = work.requests * grid.row_blocks + i64::from(forerunner);
+                return Blocks { attending: clusters * i64::from(blocks), combining: 0 };
             }
             Kind::Split => return Blocks { attending: work.requests * grid.row_blocks * 2, combining: 0 },
             Kind::Short => {}

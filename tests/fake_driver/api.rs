@@ -64,7 +64,7 @@ pub const SPARSE_KERNELS: [&str; 9] = [
 ];
 /// Kernels whose clusters are counted, and by how many sizes.
 pub const CLUSTER_KERNELS: usize = 2;
-pub const CLUSTER_SIZES: usize = 4;
+pub const CLUSTER_SIZES: usize = 5;
 /// Those that are allowed more shared memory than a kernel has unasked.
 pub const LARGE_KERNELS: usize = DECODE_KERNELS.len() + PREFILL_KERNELS.len() + SPARSE_KERNELS.len();
 pub const LAYOUTS: [&str; 3] = ["plain", "v32", "v4"];

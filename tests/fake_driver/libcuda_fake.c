@@ -473,7 +473,8 @@ CUresult cuOccupancyMaxActiveClusters(int *clusters, void *function, const struc
     const uint32_t blocks = config->attributes[0].value.dimension[0];
     REQUIRE(config->grid[0] == blocks, INVALID_VALUE);
     if (blocks > 16) return end(INVALID_CLUSTER_SIZE);
-    *clusters = (int)settings[MULTIPROCESSORS].value / (int)blocks - (blocks > 2 ? blocks == 4 ? 3 : 1 : 0);
+    const int lost = blocks == 2 ? 0 : blocks == 4 ? 3 : blocks == 9 ? 5 : 1;
+    *clusters = (int)settings[MULTIPROCESSORS].value / (int)blocks - lost;
     return end(SUCCESS);
 }
 

@@ -67,7 +67,9 @@ cases! {
     sanitize_long_v32: { topk: 300, b: 1, invariant: true }
     sanitize_long_v4: { layout: Layout::V4, topk: 300, b: 1, invariant: true }
     sanitize_long_v32_pair: { topk: 300, b: 1, invariant: true, h_q: 65, extra: extra(300) }
-    // Of clusters as of the largest, of two blocks, and by way of memory.
+    // Of clusters the largest, those of 9 and of two blocks, and of two steps; and by way of memory.
+    sanitize_cluster_9: { layout: Layout::V4, topk: 1030, b: 2, s_q: 2, h_q: 70 }
+    sanitize_cluster_steps: { topk: 2100, b: 1, s_q: 1, h_q: 20 }
     sanitize_cluster_16: { topk: 1100, b: 1, s_q: 1, extra: extra(70), sinks: Some(vec![0.5]) }
     sanitize_cluster_2: { layout: Layout::V4, topk: 100, b: 20, h_q: 70, masked: 50 }
     sanitize_short_in_memory: { topk: 4200, b: 1, s_q: 1, h_q: 40 }
