@@ -173,6 +173,9 @@ pub struct SparseDecodeParams {
     pub scale_log2: f32,
     /// Accumulators that the workspace holds: a plan for other lengths must not lead past them. 0: nothing is split.
     pub slots: i32,
+    /// Units of a partition, where the host knows that none is split. (At the end: where two of the others no longer lie in
+    /// eight aligned bytes, kernels spill registers.)
+    pub whole_units: i32,
 }
 
 /// `cuda/any/combine.cu`

@@ -28,7 +28,7 @@ const SHORT_TILES: i64 = 4;
 const SM90_SMEM_BYTES: u32 = 232448;
 
 /// By `Kind::index`.
-const DECODE: [&CStr; 9] = [
+const DECODE: [&CStr; 13] = [
     c"flashmla_sm90_sparse_decode_v32",
     c"flashmla_sm90_sparse_decode_v4",
     c"flashmla_sm90_sparse_decode_v32_pair",
@@ -38,10 +38,15 @@ const DECODE: [&CStr; 9] = [
     c"flashmla_sm90_sparse_decode_v32_cluster",
     c"flashmla_sm90_sparse_decode_v4_cluster",
     c"flashmla_sm90_sparse_decode_v32_split",
+    c"flashmla_sm90_sparse_decode_v32_whole",
+    c"flashmla_sm90_sparse_decode_v4_whole",
+    c"flashmla_sm90_sparse_decode_v32_pair_whole",
+    c"flashmla_sm90_sparse_decode_v4_pair_whole",
 ];
-/// The first of those for short pieces in clusters, and that for units in two pieces.
+/// The first of those for short pieces in clusters, that for units in two pieces, and the first of those for whole units.
 const CLUSTER: usize = 6;
 const SPLIT: usize = 8;
+const WHOLE: usize = 9;
 /// Blocks that such a cluster can have, of which more than 8 must be allowed: powers of two up to `kMaxCluster` in
 /// `cuda/sm90/sparse_decode/short_config.cuh`, and 9, of which there is room for 8 clusters, as there is none of 10.
 const CLUSTERS: [u32; 5] = [2, 4, 8, 9, 16];
@@ -59,6 +64,9 @@ enum Kind {
     /// As `Single`, two blocks a query token (a cluster) that exchange halves of the output: V32 alone, where the host knows
     /// that there are no other pieces.
     Split,
+    /// As `Single` and `Pair`, where the host knows that all query tokens have as many tiles and that none is split.
+    Whole,
+    WholePair,
     /// For short pieces.
     Short,
     /// For short pieces: a cluster of so many blocks shares out the tiles of a query token, and adds up. One more cluster may
@@ -69,7 +77,7 @@ enum Kind {
 impl Kind {
     fn cluster(self) -> u32 {
         match self {
-            Kind::Pair | Kind::Split => 2,
+            Kind::Pair | Kind::WholePair | Kind::Split => 2,
             Kind::Cluster { blocks, .. } => blocks,
             _ => 1,
         }
@@ -82,6 +90,8 @@ impl Kind {
             Kind::Pair => 2,
             Kind::Short => 4,
             Kind::Cluster { .. } => CLUSTER,
+            Kind::Whole => WHOLE,
+            Kind::WholePair => WHOLE + 2,
             Kind::Split => return SPLIT,
         };
         kind + (layout == Layout::V4) as usize
@@ -124,12 +134,14 @@ impl Kernels {
         if is_short(work, grid) {
             return self.short_cluster(work, grid).unwrap_or(Kind::Short);
         }
+        let whole = matches!(cut, Some(Uniform::Whole { .. }));
         if grid.row_blocks % 2 == 0 {
-            return Kind::Pair;
+            return if whole { Kind::WholePair } else { Kind::Pair };
         }
         let fits = work.requests * grid.row_blocks <= self.clusters[0];
         match cut {
             Some(Uniform::Pieces(2)) if fits && layout == Layout::V32 => Kind::Split,
+            _ if whole => Kind::Whole,
             _ => Kind::Single,
         }
     }
@@ -262,6 +274,9 @@ impl GpuDevice {
         if nothing_split {
             params.slots = 0;
         }
+        if let Some(Uniform::Whole { each }) = cut {
+            params.whole_units = each as i32;
+        }
         let kind = self.sparse_decode.kind(layout, work, grid, cut);
         let combines = !matches!(kind, Kind::Single | Kind::Pair);
         let blocks = Blocks::new(kind, work, grid, split, cut);
@@ -340,7 +355,7 @@ impl Blocks {
                 return Blocks { attending: clusters * i64::from(blocks), combining: 0 };
             }
             Kind::Split => return Blocks { attending: work.requests * grid.row_blocks * 2, combining: 0 },
-            Kind::Short => {}
+            Kind::Whole | Kind::WholePair | Kind::Short => {}
         }
         // Blocks that get nothing cost time all the same.
         let partitions = match cut {

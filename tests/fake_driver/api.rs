@@ -51,7 +51,7 @@ pub const DECODE_KERNELS: [&str; 16] = [
 ];
 pub const PREFILL_KERNELS: [&str; 2] =
     ["flashmla_sm90_sparse_prefill_rows_576", "flashmla_sm90_sparse_prefill_rows_512"];
-pub const SPARSE_KERNELS: [&str; 9] = [
+pub const SPARSE_KERNELS: [&str; 13] = [
     "flashmla_sm90_sparse_decode_v32",
     "flashmla_sm90_sparse_decode_v4",
     "flashmla_sm90_sparse_decode_v32_pair",
@@ -61,6 +61,10 @@ pub const SPARSE_KERNELS: [&str; 9] = [
     "flashmla_sm90_sparse_decode_v32_cluster",
     "flashmla_sm90_sparse_decode_v4_cluster",
     "flashmla_sm90_sparse_decode_v32_split",
+    "flashmla_sm90_sparse_decode_v32_whole",
+    "flashmla_sm90_sparse_decode_v4_whole",
+    "flashmla_sm90_sparse_decode_v32_pair_whole",
+    "flashmla_sm90_sparse_decode_v4_pair_whole",
 ];
 /// Kernels whose clusters are counted, and by how many sizes.
 pub const CLUSTER_KERNELS: usize = 2;

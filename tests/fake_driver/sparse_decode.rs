@@ -170,9 +170,18 @@ fn pairs_of_sparse_decode() {
             (64 * 132, 132, 2),
             (64 * 134, 134, 2),
         ] {
-            for (layout, d_qk, first) in [(FLASHMLA_LAYOUT_V32, 576, 0), (FLASHMLA_LAYOUT_V4, 512, 1)] {
+            // With lengths, and where the host knows that all query tokens are as long, 132 of them.
+            for (layout, d_qk, first, lengths) in [
+                (FLASHMLA_LAYOUT_V32, 576, 0, true),
+                (FLASHMLA_LAYOUT_V4, 512, 1, true),
+                (FLASHMLA_LAYOUT_V32, 576, 9, false),
+                (FLASHMLA_LAYOUT_V4, 512, 10, false),
+            ] {
                 let mut call = Call::new(66, 2, h_q);
                 (call.params.layout, call.params.d_qk) = (layout, d_qk);
+                if lengths {
+                    call.params.topk_length = input(TOPK_LENGTH);
+                }
                 // SAFETY: plain data, for which all 0 is a value.
                 let mut info: flashmla_kernel_info_t = unsafe { std::mem::zeroed() };
                 info.struct_size = size_of_val(&info);
@@ -204,7 +213,7 @@ fn no_more_blocks_than_needed() {
         let grids = |call| launched(&fake, &context, call).iter().map(|launch| launch.grid[0]).collect::<Vec<_>>();
         assert_eq!(grids(call), [1, 64], "three tiles are not split");
         // Equal query tokens that fill the device are not split either, as long as they are known to be equal.
-        assert_eq!(grids(Call::new(64, 2, 128)), [1, 132]);
+        assert_eq!(grids(Call::new(64, 2, 128)), [1, 128]);
         let mut call = Call::new(64, 2, 128);
         call.params.topk_length = input(TOPK_LENGTH);
         assert_eq!(grids(call), [1, 132, 132]);
@@ -312,7 +321,7 @@ fn halves() {
             (32, 64, 2048, FLASHMLA_LAYOUT_V32, 0, 0),
             (64, 64, 2048, FLASHMLA_LAYOUT_V4, 0, 1),
             (64, 64, 2048, FLASHMLA_LAYOUT_V32, FLASHMLA_FLAG_BATCH_INVARIANT, 0),
-            (64, 128, 2048, FLASHMLA_LAYOUT_V32, 0, 2),
+            (64, 128, 2048, FLASHMLA_LAYOUT_V32, 0, 11),
         ] {
             let mut call = Call::new(b, 1, h_q);
             (call.params.layout, call.params.topk, call.params.flags) = (layout, topk, flags);
@@ -329,6 +338,45 @@ fn halves() {
             if kernel == 8 {
                 let geometry = (decode.grid, decode.block, decode.cluster);
                 assert_eq!(geometry, ([2 * b as u32, 1, 1], [384, 1, 1], [2, 1, 1]), "{b} {h_q} {topk}");
+            }
+        }
+    });
+}
+
+/// Whole query tokens, as many for each partition, where the host knows that.
+#[test]
+fn whole_query_tokens() {
+    alone(Driver::Whole, &[], || {
+        use_fake_kernels();
+        let fake = Fake::open();
+        let context = Context::create(0).unwrap();
+        const INVARIANT: u32 = FLASHMLA_FLAG_BATCH_INVARIANT;
+        for (b, h_q, topk, flags, kernel, units, blocks) in [
+            // 132 partitions, and 66 of two blocks of heads, 44 of three.
+            (128, 64, 2048, 0, 9, 1, 128),
+            (132, 16, 320, 0, 9, 1, 132),
+            (132, 16, 256, 0, 4, 1, 132),
+            (256, 64, 2048, 0, 9, 2, 128),
+            (264, 64, 16384, 0, 9, 2, 132),
+            // Where longer stretches would leave more of the device idle than a cut costs.
+            (200, 64, 2048, 0, 0, 0, 132),
+            (64, 128, 2048, 0, 11, 1, 128),
+            (128, 128, 2048, 0, 11, 2, 128),
+            (132, 192, 2048, 0, 9, 3, 132),
+            (128, 64, 2048, INVARIANT, 0, 0, 132),
+            (128, 128, 2048, INVARIANT, 2, 0, 132),
+        ] {
+            for (layout, d_qk, i) in [(FLASHMLA_LAYOUT_V32, 576, 0), (FLASHMLA_LAYOUT_V4, 512, 1)] {
+                let mut call = Call::new(b, 1, h_q);
+                (call.params.topk, call.params.flags) = (topk, flags);
+                (call.params.layout, call.params.d_qk) = (layout, d_qk);
+                let launches = launched(&fake, &context, call);
+                let decode = &launches[1];
+                let p: SparseDecodeParams = decode.parameter(128);
+                let seen = (decode.kernel(), p.whole_units, decode.grid[0]);
+                assert_eq!(seen, (SPARSE_KERNELS[kernel + i], units, blocks), "{b} {h_q} {topk} {flags}");
+                // Nothing to combine.
+                assert!(units == 0 || (launches.len(), p.slots) == (2, 0), "{b} {h_q} {topk} {flags}");
             }
         }
     });

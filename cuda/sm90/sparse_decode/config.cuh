@@ -47,7 +47,7 @@ struct V32 {
     static constexpr bool kScalesInRow = true;  // 4 x FP32 behind the FP8 elements
     static constexpr int kScaleLanes = 2, kScaleWords = 2;
     static constexpr int kLookAhead = 1;  // tiles; of two, the registers for it cost more than they save
-    static constexpr bool kPair = false, kSplit = false;
+    static constexpr bool kPair = false, kSplit = false, kWhole = false, kQAfterRows = false;
     static constexpr bool kByColumns = false, kKeepsLane = true;
     static constexpr int kLeftRegisters = 208, kRightRegisters = 160, kGatherRegisters = 136;
 };
@@ -60,7 +60,7 @@ struct V4 {
     static constexpr bool kScalesInRow = false;  // 8 x E8M0 a token, behind the rows of the page
     static constexpr int kScaleLanes = 4, kScaleWords = 1;
     static constexpr int kLookAhead = 2;
-    static constexpr bool kPair = false, kSplit = false;
+    static constexpr bool kPair = false, kSplit = false, kWhole = false, kQAfterRows = false;
     static constexpr bool kByColumns = true, kKeepsLane = false;
     static constexpr int kLeftRegisters = 208, kRightRegisters = 160, kGatherRegisters = 136;
 };
@@ -83,6 +83,20 @@ struct V4Pair : V4 {
 struct V32Split : V32 {
     static constexpr bool kSplit = true;
 };
+
+// Where the host knows that all units have as many tiles, one at least, and that none is split. No plan is asked, and there
+// is no way for lengths, empty or split units and dense decode: two thirds of the code, which comes from memory when a
+// block runs through it for the first time. `kQAfterRows`: the first Q is asked for after the rows of the first tile, since
+// their indices would come behind it; V4, and pairs, gain nothing by it.
+template <class Layout>
+struct Whole : Layout {
+    static constexpr bool kWhole = true;
+    static constexpr bool kQAfterRows = !Layout::kPair && !Layout::kByColumns;
+};
+using V32Whole = Whole<V32>;
+using V4Whole = Whole<V4>;
+using V32PairWhole = Whole<V32Pair>;
+using V4PairWhole = Whole<V4Pair>;
 
 // A tile's place in the ring of stages.
 struct Ring {

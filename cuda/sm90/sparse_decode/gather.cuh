@@ -34,6 +34,7 @@ class Gather : Rows<Layout> {
         // `entry` is of the tile that is looked up next, if there is one.
         Entry entry = {};
         Row row = this->look_up(tiles.list().entry(p_, token));
+        if constexpr (Layout::kQAfterRows) mbarrier_arrive_warp(FLASHMLA_SPARSE_SHARED(shared_, q_empty), lane_);
         bool more = tiles.next(p_);
         if (more) entry = tiles.list().entry(p_, token);
         Quad quads[kQuads];

@@ -35,7 +35,7 @@ class TilesAhead {
                 tile_ = 0;
                 return false;
             }
-        } while (piece_.tile_begin == piece_.tile_end);
+        } while (Pieces::kMayBeEmpty && piece_.tile_begin == piece_.tile_end);
         tile_ = piece_.tile_begin;
         first_tiles_ = tiles_of(piece_.tokens);
         begin_list(p, tile_ >= first_tiles_);
@@ -47,7 +47,7 @@ class TilesAhead {
         Entry entry = {-1, -1, extra_};
         const int at = at_ + token;
         if (at >= tokens_) return entry;
-        if (p.block_table != 0) {
+        if (Pieces::kMayBeDense && p.block_table != 0) {
             const int page = divide(at, p.page_magic, p.page_shift);
             entry.offset = at - page * p.page_block_size;
             entry.value = __ldg(list_ + page * p.block_table_strides[1]);
@@ -65,7 +65,7 @@ class TilesAhead {
         extra_ = extra;
         tokens_ = extra ? piece_.extra_tokens : piece_.tokens;
         at_ = (tile_ - (extra ? first_tiles_ : 0)) * kTokens;
-        if (p.block_table != 0) {
+        if (Pieces::kMayBeDense && p.block_table != 0) {
             list_ = reinterpret_cast<const int*>(p.block_table) + piece_.request * p.block_table_strides[0];
         } else if (extra) {
             list_ = reinterpret_cast<const int*>(p.extra_indices) + piece_.request * p.extra_indices_strides[0] +
@@ -175,7 +175,7 @@ class GatherAhead {
         const int size = extra ? p_.extra_page_block_size : p_.page_block_size;
         int page = value, offset = entry.offset;
         bool exists = true, readable;
-        if (p_.block_table != 0) {
+        if (PiecesOf<Layout>::kMayBeDense && p_.block_table != 0) {
             exists = offset >= 0;
             readable = exists && uint32_t(page) < uint32_t(p_.num_blocks);
         } else {

@@ -43,7 +43,7 @@ class Left {
             float acc[128];
 #pragma unroll
             for (int i = 0; i < 128; ++i) acc[i] = 0.f;
-            if (piece.tile_begin < piece.tile_end) {
+            if (!PiecesOf<Layout>::kMayBeEmpty || piece.tile_begin < piece.tile_end) {
                 mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, q_full), q_phase_);
                 q_phase_ ^= 1;
                 if constexpr (Layout::kPair) {
@@ -70,11 +70,12 @@ class Left {
     static constexpr int kBlockStride = Shared<Layout>::kBlockStride;
     static constexpr int kOctetBytes = Shared<Layout>::kOctetBytes, kStageBytes = Shared<Layout>::kStageBytes;
 
-    // Q of a piece, when all warps are done with the one before. Heads past the last one arrive as zeros.
+    // Q of a piece, when all warps are done with the one before (kQAfterRows: the first one, when the gather warps have
+    // asked for rows). Heads past the last one arrive as zeros.
     __device__ __forceinline__ void load_q(const Piece& piece) {
-        if (piece.tile_begin == piece.tile_end) return;
+        if (PiecesOf<Layout>::kMayBeEmpty && piece.tile_begin == piece.tile_end) return;
         if (threadIdx.x / 32 == 0) {
-            mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, q_empty), q_issued_ ^ 1);
+            mbarrier_wait(FLASHMLA_SPARSE_SHARED(shared_, q_empty), q_issued_ ^ !Layout::kQAfterRows);
             const uint32_t barrier = FLASHMLA_SPARSE_SHARED(shared_, q_full);
             if (elect_one()) {
                 mbarrier_arrive_expect_tx(barrier, kColumnTiles * kQTileBytes);

@@ -22,6 +22,9 @@ class PairGather : Rows<Layout> {
     using Rows<Layout>::kOctetBytes;
     using Rows<Layout>::kStageBytes;
 
+    using Tiles = TilesOf<PiecesOf<Layout>>;
+    using List = typename Tiles::List;
+
   public:
     __device__ __forceinline__ PairGather(const SparseDecodeParams& p, Shared<Layout>& s)
         : Rows<Layout>(p, s, octet_of_warp() * 8), octet_(kept(octet_of_warp())), other_(way_to_other(shared_)) {}

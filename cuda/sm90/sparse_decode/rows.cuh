@@ -75,7 +75,7 @@ class Rows {
         const int size = extra ? p_.extra_page_block_size : p_.page_block_size;
         int page = value, offset = entry.offset;
         bool exists = true, readable;
-        if (p_.block_table != 0) {
+        if (PiecesOf<Layout>::kMayBeDense && p_.block_table != 0) {
             exists = offset >= 0;
             readable = exists && uint32_t(page) < uint32_t(p_.num_blocks);
         } else {

@@ -16,6 +16,7 @@ struct Entry {
 };
 
 // The list of a tile: where it is, its length, and the tile's first token therein.
+template <bool kMayBeDense>
 struct List {
     const int* entries = nullptr;
     int tokens = 0, at = 0;
@@ -26,7 +27,7 @@ struct List {
         Entry entry = {-1, -1, extra};
         const int i = at + token;
         if (i >= tokens) return entry;
-        if (p.block_table != 0) {
+        if (kMayBeDense && p.block_table != 0) {
             const int page = divide(i, p.page_magic, p.page_shift);
             entry.offset = i - page * p.page_block_size;
             entry.value = __ldg(entries + page * p.block_table_strides[1]);
@@ -44,6 +45,8 @@ struct List {
 template <class Pieces>
 class TilesOf {
   public:
+    using List = sparse_decode::List<Pieces::kMayBeDense>;
+
     __device__ __forceinline__ TilesOf(const SparseDecodeParams& p, const Place& place) : pieces_(p, place.partition) {
         piece_.tile_end = tile_ = 0;
     }
@@ -61,7 +64,7 @@ class TilesOf {
                 tile_ = 0;
                 return false;
             }
-        } while (piece_.tile_begin == piece_.tile_end);
+        } while (Pieces::kMayBeEmpty && piece_.tile_begin == piece_.tile_end);
         tile_ = piece_.tile_begin;
         first_tiles_ = tiles_of(piece_.tokens);
         begin_list(p, tile_ >= first_tiles_);
@@ -75,7 +78,7 @@ class TilesOf {
         list_.extra = extra;
         list_.tokens = extra ? piece_.extra_tokens : piece_.tokens;
         list_.at = (tile_ - (extra ? first_tiles_ : 0)) * kTokens;
-        if (p.block_table != 0) {
+        if (Pieces::kMayBeDense && p.block_table != 0) {
             list_.entries = reinterpret_cast<const int*>(p.block_table) + piece_.request * p.block_table_strides[0];
         } else if (extra) {
             list_.entries = reinterpret_cast<const int*>(p.extra_indices) + piece_.request * p.extra_indices_strides[0] +
@@ -91,6 +94,5 @@ class TilesOf {
     int tile_, first_tiles_;
     List list_;
 };
-using Tiles = TilesOf<Pieces>;
 
 }  // namespace flashmla::sm90::sparse_decode

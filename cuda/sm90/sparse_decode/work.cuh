@@ -34,6 +34,9 @@ struct Piece {
 // cannot lead outside the tensors: all that is read from it is clamped.
 class Pieces {
   public:
+    // They may be those of dense decode, which has lengths on the device.
+    static constexpr bool kMayBeDense = true, kMayBeEmpty = true;
+
     Pieces() = default;
     __device__ __forceinline__ Pieces(const SparseDecodeParams& p, int partition) : partition_(partition) {
         const Border* borders = reinterpret_cast<const Border*>(p.borders);
@@ -94,6 +97,8 @@ class Pieces {
 // Half of a unit, of which a cluster of two blocks has one: no plan is asked.
 class HalfUnit {
   public:
+    static constexpr bool kMayBeDense = true, kMayBeEmpty = true;
+
     HalfUnit() = default;
     __device__ __forceinline__ HalfUnit(const SparseDecodeParams&, int unit) : unit_(unit) {}
 
@@ -118,8 +123,35 @@ class HalfUnit {
     int unit_;
 };
 
+// Whole units of the same length, as many for each partition: no plan is asked.
+class WholeUnits {
+  public:
+    static constexpr bool kMayBeDense = false, kMayBeEmpty = false;
+
+    WholeUnits() = default;
+    __device__ __forceinline__ WholeUnits(const SparseDecodeParams& p, int partition)
+        : unit_(partition * p.whole_units), end_(min(unit_ + p.whole_units, p.units)) {}
+
+    __device__ __forceinline__ bool next(const SparseDecodeParams& p, Piece& piece) {
+        if (unit_ >= end_) return false;
+        const Unit unit(unit_++, p.tokens, p.tokens_magic, p.tokens_shift);
+        piece.request = unit.request;
+        piece.token = unit.token;
+        piece.tokens = p.max_tokens;
+        piece.extra_tokens = p.extra_max_tokens;
+        piece.tile_begin = 0;
+        piece.tile_end = tiles_of(piece.tokens) + tiles_of(piece.extra_tokens);
+        piece.whole = true;
+        piece.slot = 0;
+        return true;
+    }
+
+  private:
+    int unit_, end_;
+};
+
 template <class Layout>
-using PiecesOf = std::conditional_t<Layout::kSplit, HalfUnit, Pieces>;
+using PiecesOf = std::conditional_t<Layout::kSplit, HalfUnit, std::conditional_t<Layout::kWhole, WholeUnits, Pieces>>;
 
 template <class Layout>
 __device__ __forceinline__ Place place_in_grid(const SparseDecodeParams& p) {

@@ -5,7 +5,7 @@ use super::spec::{Extra, Pick, Scales, Spec};
 use crate::random::Random;
 use crate::spec::Layout as Strides;
 use flashmla::problem::layout::Layout;
-use flashmla::schedule::{Uniform, REQUEST_COST, TILE_TOKENS};
+use flashmla::schedule::{Grid, Uniform, REQUEST_COST, TILE_TOKENS};
 
 const STRIDES: [Strides; 3] = [Strides::Contiguous, Strides::Padded, Strides::Swapped];
 const PICKS: [Pick; 5] = [Pick::Any, Pick::Distinct, Pick::Same, Pick::Three, Pick::Rising];
@@ -94,6 +94,44 @@ fn two_halves() {
         assert_eq!(Uniform::new(spec.b * spec.s_q, 132, all, REQUEST_COST), Uniform::Pieces(2), "{spec}");
     }
     assert!(specs.len() > 3 && specs.iter().any(|spec| spec.extra.is_some()));
+    check_all(&session, specs);
+}
+
+/// Query tokens that default plans do not cut, and of which the host knows that: the kernels that ask no plan. One and more
+/// for a block, alone, in pairs and with an odd number of blocks of heads; of the multiprocessors that an H100 has.
+#[test]
+fn whole_query_tokens() {
+    let session = sparse_or_skip!(Any);
+    let extra = |topk| Some(Extra { page: 61, s_k: 200, topk, lengths: None });
+    let specs = layouts(|layout| {
+        let mut specs = Vec::new();
+        for (b, s_q, h_q, topk, masked, extra) in [
+            (132, 2, 3, 130, 0, None),
+            (130, 1, 16, 321, 40, None),
+            (131, 1, 64, 200, 10, extra(130)),
+            (66, 2, 64, 0, 0, extra(300)),
+            (33, 4, 65, 130, 60, extra(1)),
+            (65, 2, 128, 129, 0, extra(70)),
+            (64, 1, 100, 577, 100, None),
+            (44, 2, 129, 140, 30, None),
+        ] {
+            specs.push(Spec { layout, b, s_q, h_q, topk, masked, extra, empty_every: 7, ..Spec::default() });
+        }
+        specs
+    });
+    // Without lengths in the second cache that a case may be given.
+    let known = |spec: Spec| {
+        let extra = spec.extra.map(|extra| Extra { lengths: None, ..extra });
+        Spec { lengths: None, invariant: false, extra, ..spec }
+    };
+    let specs: Vec<_> = vary(specs, 80).into_iter().map(known).collect();
+    for spec in &specs {
+        let tiles = |topk: i64| (topk + TILE_TOKENS - 1) / TILE_TOKENS;
+        let all = tiles(spec.topk) + spec.extra.as_ref().map_or(0, |extra| tiles(extra.topk));
+        let (units, partitions) = (spec.b * spec.s_q, Grid::of_heads(spec.h_q, 132).partitions);
+        assert!(matches!(Uniform::new(units, partitions, all, REQUEST_COST), Uniform::Whole { .. }), "{spec}");
+        assert!(units * all > 4 * partitions, "short: {spec}");
+    }
     check_all(&session, specs);
 }
 

@@ -31,6 +31,10 @@ fn extra(topk: i64) -> Option<Extra> {
     Some(Extra { page: 2, s_k: 50, topk, lengths: Some(vec![topk as i32, 3]) })
 }
 
+fn without_lengths(topk: i64) -> Option<Extra> {
+    extra(topk).map(|extra| Extra { lengths: None, ..extra })
+}
+
 cases! {
     sanitize_v32_16_heads: { h_q: 16 }
     sanitize_v32_64_heads: { h_q: 64 }
@@ -75,5 +79,10 @@ cases! {
     sanitize_short_in_memory: { topk: 4200, b: 1, s_q: 1, h_q: 40 }
     // Units in two halves.
     sanitize_two_halves: { topk: 520, b: 33, s_q: 2, h_q: 50, masked: 20 }
+    // Whole units, two a block.
+    sanitize_whole_v32: { topk: 200, b: 132, s_q: 2, h_q: 3, masked: 20 }
+    sanitize_whole_v4: { layout: Layout::V4, topk: 70, b: 132, s_q: 2, h_q: 5, extra: without_lengths(70) }
+    sanitize_whole_v32_pair: { topk: 130, b: 66, s_q: 2, h_q: 65, sinks: Some(vec![0.5]) }
+    sanitize_whole_v4_pair: { layout: Layout::V4, topk: 70, b: 66, s_q: 2, h_q: 65, extra: without_lengths(70) }
     sanitize_long_v4_pair: { layout: Layout::V4, topk: 385, b: 1, invariant: true, h_q: 128, masked: 50 }
 }

@@ -1,0 +1,4 @@
+// Sparse decode of layout V4, whole units, in pairs of blocks.
+#include "sm90/sparse_decode/kernel.cuh"
+
+FLASHMLA_SPARSE_DECODE(flashmla_sm90_sparse_decode_v4_pair_whole, V4PairWhole)
