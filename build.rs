@@ -184,7 +184,8 @@ impl Job<'_> {
             }
             found
         });
-        if spills && !self.allows_spills()? {
+        // Kernels for racecheck are not for speed.
+        if spills && !is_set("FLASHMLA_RACECHECK") && !self.allows_spills()? {
             return Err(format!(
                 "{} spills registers; make it fit, or say why not in a comment `// {SPILLS_ALLOWED}, because ...` \
                  in the file:\n{log}",
