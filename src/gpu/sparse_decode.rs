@@ -71,7 +71,10 @@ enum Kind {
     Short,
     /// For short pieces: a cluster of so many blocks shares out the tiles of a query token, and adds up. One more cluster may
     /// run ahead, so that the code comes to L2.
-    Cluster { blocks: u32, forerunner: bool },
+    Cluster {
+        blocks: u32,
+        forerunner: bool,
+    },
 }
 
 impl Kind {

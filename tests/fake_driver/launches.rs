@@ -350,7 +350,13 @@ fn check(launches: &[Launch], e: &Expected) {
             run: (b as u32).div_ceil(threads) as i32,
             partitions: e.partitions,
             partitions_each: e.partitions / b,
-            request_cost: if rows <= 16 { 1 } else if rows <= 32 { 2 } else { 4 },
+            request_cost: if rows <= 16 {
+                1
+            } else if rows <= 32 {
+                2
+            } else {
+                4
+            },
             max_tokens,
             tokens: 1,
             ..Default::default()
