@@ -137,7 +137,7 @@ impl Kernels {
         if is_short(work, grid) {
             return self.short_cluster(work, grid).unwrap_or(Kind::Short);
         }
-        let whole = matches!(cut, Some(Uniform::Whole { .. }));
+        let whole = whole_units(cut, grid).is_some();
         if grid.row_blocks % 2 == 0 {
             return if whole { Kind::WholePair } else { Kind::Pair };
         }
@@ -277,9 +277,7 @@ impl GpuDevice {
         if nothing_split {
             params.slots = 0;
         }
-        if let Some(Uniform::Whole { each }) = cut {
-            params.whole_units = each as i32;
-        }
+        params.whole_units = whole_units(cut, grid).unwrap_or(0);
         let kind = self.sparse_decode.kind(layout, work, grid, cut);
         let combines = !matches!(kind, Kind::Single | Kind::Pair);
         let blocks = Blocks::new(kind, work, grid, split, cut);
@@ -325,6 +323,15 @@ impl GpuDevice {
 fn saves_tiles(blocks: u32, tiles: i64) -> bool {
     let power = 1 << blocks.ilog2();
     power == blocks || ceil_div(tiles, blocks.into()) < ceil_div(tiles, power.into())
+}
+
+/// Query tokens of a partition, where the host knows that none is split. The kernels for that count in 32 bits to the end of
+/// the last partition, which may lie behind the last query token.
+fn whole_units(cut: Option<Uniform>, grid: &Grid) -> Option<i32> {
+    match cut {
+        Some(Uniform::Whole { each }) if each * grid.partitions <= i64::from(i32::MAX) => Some(each as i32),
+        _ => None,
+    }
 }
 
 /// How a default plan cuts the query tokens, all of which have as many tiles.
