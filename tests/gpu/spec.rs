@@ -76,10 +76,11 @@ impl Spec {
         self.lens.len() as i64
     }
 
-    /// With a block table so long that the kernel for long requests is chosen where there are two, whatever the lengths.
+    /// With a block table so long that the kernel for long requests is chosen where there are two, whatever the lengths;
+    /// which it holds.
     pub fn with_long_table(self) -> Spec {
         let tiles = ceil_div(6000, self.lens.len().max(1) as i64);
-        Spec { columns: Some(ceil_div(tiles * 64, self.page)), ..self }
+        Spec { columns: Some(ceil_div(tiles * 64, self.page).max(self.columns())), ..self }
     }
 
     pub fn columns(&self) -> i64 {
