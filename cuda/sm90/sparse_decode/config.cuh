@@ -85,8 +85,8 @@ struct V32Split : V32 {
 };
 
 // Where the host knows that all units have as many tiles, one at least, and that none is split. No plan is asked, and there
-// is no way for lengths, empty or split units and dense decode: two thirds of the code, which comes from memory when a
-// block runs through it for the first time. `kQAfterRows`: the first Q is asked for after the rows of the first tile, since
+// is no way for lengths, empty or split units and dense decode: a third of the code less, or more, which comes from memory
+// when a block runs through it for the first time. `kQAfterRows`: the first Q is asked for after the rows of the first tile, since
 // their indices would come behind it; V4, and pairs, gain nothing by it.
 template <class Layout>
 struct Whole : Layout {

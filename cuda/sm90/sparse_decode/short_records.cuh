@@ -91,8 +91,8 @@ struct Records {
                 uint32_t x[4];
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
-                    const int at = (i * 2 + group) * 8 + j * 2;
-                    x[j] = Fp16::pack(acc[at] * scale[j % 2], acc[at + 1] * scale[j % 2]);
+                    const int from = (i * 2 + group) * 8 + j * 2;
+                    x[j] = Fp16::pack(acc[from] * scale[j % 2], acc[from + 1] * scale[j % 2]);
                 }
                 if (here) store_shared_16(at + lanes + group * kGroupBytes, x[0], x[1], x[2], x[3]);
                 else store_to_cluster_16(there + lanes + group * kGroupBytes, x[0], x[1], x[2], x[3], barrier);
