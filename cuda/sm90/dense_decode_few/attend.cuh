@@ -181,12 +181,6 @@ class Attention {
     // S^T of a tile.
     __device__ __forceinline__ void products_of_scores(const uint32_t (&halves)[2], const Turn<Layout::kHalves>& second) {
         uint64_t q = wgmma_descriptor(q_, 1024, 0);
-        if constexpr (Layout::kRope) {
-            wait_together(FLASHMLA_SHARED(shared_, rope_full) + rope_.place * 8, rope_.phase);
-            const uint64_t k = wgmma_descriptor(FLASHMLA_SHARED(shared_, rope) + rope_.place * kTileBytes, 1024, 0);
-            wgmma_fence();
-            score_products(k, q + ((Layout::kQTiles - 1) * Layout::kQBytes >> 4), false);
-        }
 #pragma unroll 1
         for (int i = 0; i < 2; ++i) {
             wait_together(FLASHMLA_SHARED(shared_, half_full) + (i ? second : half_).place * 8, (i ? second : half_).phase);
@@ -194,10 +188,17 @@ class Attention {
             wgmma_fence();
 #pragma unroll 1
             for (int c = 0; c < kHalfTiles; ++c) {
-                score_products(k, q, Layout::kRope || i + c > 0);
+                score_products(k, q, i + c > 0);
                 k += kTileBytes >> 4;
                 q += Layout::kQBytes >> 4;
             }
+        }
+        // In the order in which they come.
+        if constexpr (Layout::kRope) {
+            wait_together(FLASHMLA_SHARED(shared_, rope_full) + rope_.place * 8, rope_.phase);
+            const uint64_t k = wgmma_descriptor(FLASHMLA_SHARED(shared_, rope) + rope_.place * kTileBytes, 1024, 0);
+            wgmma_fence();
+            score_products(k, q, true);
         }
         wgmma_commit();
         wgmma_wait<0>();

@@ -47,7 +47,11 @@ struct Layout {
     static constexpr int kPBytes = kRowsHere * 128;
     // What the rings have, the rest being small.
     static constexpr int kRoom = kSharedLimit - kGroups * (kQAligned + 2 * kPBytes + 5 * kRowsHere * 4) - 1024;
-    static constexpr int kHalves = (kRoom - kRope * kTileBytes) / kHalfBytes;
+    static constexpr int kMostHalves = (kRoom - kRope * kTileBytes) / kHalfBytes;
+    // Two rotary parts at least, where that leaves two tiles: where there is one alone, copies of the next tiles wait until
+    // the scores of the tile at hand are done.
+    static constexpr bool kOneRope = kRope && (kRoom - kMostHalves * kHalfBytes) / kTileBytes < 2;
+    static constexpr int kHalves = kMostHalves - (kOneRope && kMostHalves > 4);
     static constexpr int kRopes = kRope ? (kRoom - kHalves * kHalfBytes) / kTileBytes : 1;
 
     struct Shared {

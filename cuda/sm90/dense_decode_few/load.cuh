@@ -68,9 +68,10 @@ class Loader {
             // Pages of one token: the tile's second window goes where the first one went.
             const bool begins = token % kTokens == 0, ends = (token + step * size) % kTokens == 0;
             Turn<Layout::kHalves> half = half_;
+            // The rotary part last: it may have to wait for the tile before.
 #pragma unroll 1
-            for (int item = Layout::kRope ? -1 : 0; item < 2; ++item) {
-                const bool rope = Layout::kRope && item < 0;
+            for (int item = 0; item < 2 + Layout::kRope; ++item) {
+                const bool rope = item == 2;
                 const TensorMap* map = rope ? maps_.kv_rope : maps_.kv;
                 const uint32_t to =
                     rope ? FLASHMLA_SHARED(shared_, rope) + rope_.place * kTileBytes
