@@ -58,7 +58,7 @@ class RingLoader {
         if (++tile_ >= piece_.tile_end) next_piece();
         next_ = following_;
         if (tile_ + 1 >= piece_.tile_begin && tile_ + 1 < piece_.tile_end)
-            following_ = locate(p_, piece_, (tile_ + 1) * kTokens);
+            following_ = locate(p_, piece_, (tile_ + 1) * kTokens + threadIdx.x % 32 * p_.kv_box_tokens % kTokens);
     }
 
   private:
@@ -69,32 +69,32 @@ class RingLoader {
         for (int g = 0; g < kBarriersPerStage; ++g)
             copy_k(maps_.kv, next_, place_.kv_head, g * kTilesPerBarrier, stage + g * kGroupBytes, full + g * 8,
                    once_);
-        // The rotary part gets its buffer later than the latent part and is needed as soon: it should be in L2
-        // then. (Of the latent part a prefetch costs more than it gives: L2 is asked by each block apart, where loads
-        // of blocks that run side by side are merged.) Blocks of one request ask in turn, each for every other tile.
-        if (kRope && (p_.row_blocks == 1 || ((tile_ ^ place_.row_block) & 1) == 0))
+        if (kRope && prefetches_rope())
             tma_prefetch_5d(maps_.kv_rope, 0, next_.offset, 0, place_.kv_head, next_.page);
     }
 
-    // Pages of fewer than 64 tokens: lanes look the boxes up, warps take column tiles in turn.
+    // Pages of fewer than 64 tokens: a lane for each box, the warps take column tiles in turn.
     __device__ __forceinline__ void copy_small_boxes(uint32_t stage, uint32_t full, int warp) {
-        const int lane = threadIdx.x % 32, size = p_.kv_box_tokens;
+        const int size = p_.kv_box_tokens, lane = threadIdx.x % 32;
+        PagedRow at = next_;
 #pragma unroll 1
-        for (int first = 0; first < kTokens; first += 32 * size) {
-            const PagedRow mine = locate(p_, piece_, tile_ * kTokens + min(first + lane * size, kTokens - 1));
+        for (int token = lane * size; token < kTokens; token += 32 * size) {
+            // Pages of a single token are more than the lanes.
+            if (token >= 32 * size) at = locate(p_, piece_, tile_ * kTokens + token);
 #pragma unroll 1
-            for (int token = first; token < min(first + 32 * size, kTokens); token += size) {
-                const int from = (token - first) / size;
-                const PagedRow at = {__shfl_sync(~0u, mine.page, from), __shfl_sync(~0u, mine.offset, from)};
-                if (elect_one()) {
-#pragma unroll 1
-                    for (int c = warp; c < kColumnTiles; c += 4)
-                        copy_k(maps_.kv, at, place_.kv_head, c, stage + c * kTileBytes + token * 128,
-                               full + c / kTilesPerBarrier * 8, once_);
-                }
-                __syncwarp();
-            }
+            for (int c = warp; c < kColumnTiles; c += 4)
+                copy_k(maps_.kv, at, place_.kv_head, c, stage + c * kTileBytes + token * 128,
+                       full + c / kTilesPerBarrier * 8, once_);
+            if (kRope && warp == 3 && prefetches_rope())
+                tma_prefetch_5d(maps_.kv_rope, 0, at.offset, 0, place_.kv_head, at.page);
         }
+    }
+
+    // The rotary part gets its buffer later than the latent part and is needed as soon: it should be in L2
+    // then. (Of the latent part a prefetch costs more than it gives: L2 is asked by each block apart, where loads
+    // of blocks that run side by side are merged.) Blocks of one request ask in turn, each for every other tile.
+    __device__ __forceinline__ bool prefetches_rope() const {
+        return p_.row_blocks == 1 || ((tile_ ^ place_.row_block) & 1) == 0;
     }
 
     // Finds the next piece that has tiles. Its first item is Q, numbered one before its first tile; at the
