@@ -31,9 +31,13 @@ pub const MIN_SPLIT_TILES: i64 = 4;
 pub const MIN_STRETCH: i64 = 1;
 /// What it costs to split requests (their pieces are written in FP32, read, and combined), in tiles of each worker.
 pub const SPLIT_COST: i64 = 4;
-/// Batch-invariant plans: tiles of a piece, at least, and pieces of a request, at most.
+/// Batch-invariant plans: tiles of a piece of one row block, at least (of a request that is cut), and pieces of a
+/// request, at most. Where a request takes several row blocks as many times fewer partitions compute its pieces, so
+/// there need not be more of them.
 pub const INVARIANT_PIECE_TILES: i64 = 32;
 pub const INVARIANT_MAX_PIECES: i64 = 16;
+/// Requests of more tiles have pieces of at least so many: two are enough to share out what is longer.
+pub const INVARIANT_LONG_TILES: i64 = 64;
 /// More partitions than this are never used (the plan kernel keeps their borders in shared memory).
 pub const MAX_PARTITIONS: i64 = 1024;
 
@@ -47,9 +51,17 @@ pub struct Work {
     /// Fixed work of a request, in tiles.
     pub request_cost: i64,
     pub batch_invariant: bool,
+    /// Tiles of a piece that a batch-invariant plan aims at.
+    pub invariant_tiles: i64,
 }
 
 impl Work {
+    /// Pieces of a request of `tiles` tiles in a batch-invariant plan.
+    pub fn invariant_pieces(&self, tiles: i64) -> i64 {
+        let least = if tiles > INVARIANT_LONG_TILES { INVARIANT_LONG_TILES } else { 0 };
+        ceil_div(tiles, self.invariant_tiles.max(least)).clamp(1, INVARIANT_MAX_PIECES)
+    }
+
     /// Requests that a plan can split: each has a cut of its own, or may be cut by its length.
     pub fn most_splits(&self, partitions: i64) -> i64 {
         if self.batch_invariant {
@@ -67,6 +79,10 @@ impl From<&Shape> for Work {
             max_tiles: ceil_div(shape.max_tokens(), TILE_TOKENS),
             request_cost: if shape.layout.is_fp8() { REQUEST_COST } else { request_cost(shape.rows()) },
             batch_invariant: shape.batch_invariant,
+            invariant_tiles: match shape.layout.is_fp8() {
+                true => INVARIANT_PIECE_TILES,
+                false => INVARIANT_PIECE_TILES * ceil_div(shape.rows(), BLOCK_ROWS).max(1),
+            },
         }
     }
 }
@@ -79,6 +95,7 @@ impl From<&sparse_decode::Shape> for Work {
             max_tiles: ceil_div(shape.topk, TILE_TOKENS) + ceil_div(shape.extra_topk(), TILE_TOKENS),
             request_cost: REQUEST_COST,
             batch_invariant: shape.batch_invariant,
+            invariant_tiles: INVARIANT_PIECE_TILES,
         }
     }
 }
@@ -169,11 +186,6 @@ pub fn tiles(shape: &Shape, len: i32) -> i64 {
     ceil_div((len as i64).clamp(0, shape.max_tokens()), TILE_TOKENS)
 }
 
-/// Pieces of a request of `tiles` tiles in a batch-invariant plan.
-pub fn invariant_pieces(tiles: i64) -> i64 {
-    ceil_div(tiles, INVARIANT_PIECE_TILES).clamp(1, INVARIANT_MAX_PIECES)
-}
-
 /// Fixed work of a request of so many rows in dense decode, in tiles.
 fn request_cost(rows: i64) -> i64 {
     FEW_ROWS_REQUEST_COSTS.iter().find(|(most, _)| rows <= *most).map_or(REQUEST_COST, |(_, cost)| *cost)
@@ -189,7 +201,7 @@ pub fn plan(shape: &Shape, partitions: i64, lens: &[i32]) -> Plan {
 pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan {
     let work = work.into();
     let (n, request_cost) = (tiles.len(), work.request_cost);
-    let pieces = |t: i64| if work.batch_invariant { invariant_pieces(t) } else { 1 };
+    let pieces = |t: i64| if work.batch_invariant { work.invariant_pieces(t) } else { 1 };
     let piece_tiles = |t: i64| ceil_div(t, pieces(t)).max(1);
     // A request's pieces after rounding up their size; each costs the fixed work once.
     let count = |t: i64| if work.batch_invariant { ceil_div(t, piece_tiles(t)).max(1) } else { 1 };
@@ -324,7 +336,7 @@ fn border(work: &Work, start: &[i64], tiles: &[i64], x: i64, stretch: i64, piece
 pub fn max_slots(work: impl Into<Work>, partitions: i64) -> i64 {
     let work = work.into();
     if work.batch_invariant {
-        let pieces = invariant_pieces(work.max_tiles);
+        let pieces = work.invariant_pieces(work.max_tiles);
         return if pieces > 1 { work.requests * pieces } else { 0 };
     }
     if work.max_tiles < MIN_SPLIT_TILES {

@@ -2,7 +2,9 @@
 //! and by the launches alike.
 
 use crate::problem::dense_decode::{Shape, D_V};
-use crate::schedule::{self, ceil_div, Grid, Work, BLOCK_ROWS};
+use crate::schedule::{
+    self, ceil_div, Grid, Work, BLOCK_ROWS, INVARIANT_MAX_PIECES, INVARIANT_PIECE_TILES, TILE_TOKENS,
+};
 
 /// Regions begin at multiples of this many bytes.
 const ALIGN: u64 = 256;
@@ -95,15 +97,19 @@ pub fn workspace_size(shape: &Shape, multiprocessors: i64) -> u64 {
         let shape = Shape { s_q, ..*shape };
         SplitLayout::new(&shape, &Grid::new(&shape, multiprocessors)).size
     };
-    // Batch-invariant needs only grow; otherwise nothing is split once one partition is left, and
-    // within a number of row blocks the largest s_q needs most.
+    // Within a number of row blocks the largest s_q needs most. A default plan splits nothing once one partition is left; a
+    // batch-invariant one cuts into fewer pieces as row blocks become more, so that there the most that are cut into as
+    // many count.
     let mut largest = size(shape.s_q);
-    for row_blocks in 1..=multiprocessors {
-        let s_q = row_blocks * BLOCK_ROWS / shape.group();
+    let mut at_most = |row_blocks: i64| {
+        let s_q = row_blocks.saturating_mul(BLOCK_ROWS) / shape.group();
         if s_q >= 1 && s_q <= shape.s_q {
             largest = largest.max(size(s_q));
         }
-    }
+    };
+    (1..=multiprocessors).for_each(&mut at_most);
+    let tiles = ceil_div(shape.max_tokens(), TILE_TOKENS);
+    (1..INVARIANT_MAX_PIECES).for_each(|pieces| at_most(ceil_div(tiles, pieces * INVARIANT_PIECE_TILES) - 1));
     // The first s_q, where a group alone takes several row blocks.
     if ceil_div(shape.group(), BLOCK_ROWS) > 1 {
         largest = largest.max(size(1));

@@ -110,7 +110,11 @@ fn stretches_are_balanced() {
         let longest = tiles(&shape, i32::MAX);
         let rounding = match shape.batch_invariant {
             // A border moves by at most half a piece and its fixed work.
-            true => ceil_div(longest, invariant_pieces(longest)).max(INVARIANT_PIECE_TILES) + request_cost,
+            true => {
+                let work = Work::from(&shape);
+                ceil_div(longest, work.invariant_pieces(longest)).max(work.invariant_tiles).max(INVARIANT_LONG_TILES)
+                    + request_cost
+            }
             // By less than a piece that is too small to be one, or by the fixed work of a request.
             false => 2 * MIN_PIECE_TILES + 2 * request_cost,
         };
@@ -128,7 +132,13 @@ fn stretches_are_balanced() {
 /// the longest is no longer than a stretch.
 #[test]
 fn equal_requests_are_cut_into_equal_pieces() {
-    let work = |requests| Work { requests, max_tiles: 4096, request_cost: REQUEST_COST, batch_invariant: false };
+    let work = |requests| Work {
+        requests,
+        max_tiles: 4096,
+        request_cost: REQUEST_COST,
+        batch_invariant: false,
+        invariant_tiles: INVARIANT_PIECE_TILES,
+    };
     let uniform = |requests, partitions, tiles| Uniform::new(requests, partitions, tiles, REQUEST_COST);
     let mut cut = 0;
     for partitions in [2, 33, 66, 132, 144] {

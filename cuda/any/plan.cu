@@ -25,9 +25,10 @@ struct Cut {
 };
 
 template <bool kInvariant>
-__device__ __forceinline__ Cut cut(int tiles) {
+__device__ __forceinline__ Cut cut(const PlanParams& p, int tiles) {
     if (!kInvariant) return {1, max(tiles, 1)};
-    const int wanted = min(max((tiles + kInvariantPieceTiles - 1) / kInvariantPieceTiles, 1), kInvariantMaxPieces);
+    const int aim = max(int(p.invariant_tiles), tiles > kInvariantLongTiles ? kInvariantLongTiles : 0);
+    const int wanted = min(max((tiles + aim - 1) / aim, 1), kInvariantMaxPieces);
     const int piece_tiles = max((tiles + wanted - 1) / wanted, 1);
     return {max((tiles + piece_tiles - 1) / piece_tiles, 1), piece_tiles};
 }
@@ -194,7 +195,7 @@ __device__ __forceinline__ void make_plan(const PlanParams& p) {
             const Unit unit(request, p.tokens);
             tokens = first_tokens(p, unit);
             const int tiles = tiles_of(tokens) + tiles_of(extra_tokens(p, unit));
-            const Cut c = cut<kInvariant>(tiles);
+            const Cut c = cut<kInvariant>(p, tiles);
             const int64_t next = line + tiles + p.request_cost * c.pieces;
             if (x < next) {
                 tile = tile_at<kInvariant>(p, tiles, c, x - line, stretch);
@@ -259,7 +260,7 @@ __device__ __forceinline__ void make_plan(const PlanParams& p) {
         int slots = int(start.of[Sums::kSlots]), index = int(start.of[Sums::kSplits]);
 #pragma unroll 1
         for (int i = begin; i < run_end; ++i) {
-            const Cut c = cut<true>(unit_tiles(p, i));
+            const Cut c = cut<true>(p, unit_tiles(p, i));
             const bool split = c.pieces > 1;
             reinterpret_cast<RequestPlan*>(p.requests)[i] = {slots, split ? c.piece_tiles : 0};
             if (!split) continue;

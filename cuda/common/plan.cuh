@@ -9,7 +9,7 @@ constexpr int kMinPieceTiles = 2;
 constexpr int kMinSplitTiles = 4;
 constexpr int kMinStretch = 1;
 constexpr int kSplitCost = 4;
-constexpr int kInvariantPieceTiles = 32;
+constexpr int kInvariantLongTiles = 64;
 constexpr int kInvariantMaxPieces = 16;
 constexpr int kMaxPartitions = 1024;
 

@@ -23,6 +23,8 @@ pub struct PlanParams {
     pub partitions_inverse: u64,
     /// Fixed work of a request, in tiles.
     pub request_cost: i64,
+    /// Tiles of a piece that a batch-invariant plan aims at.
+    pub invariant_tiles: i64,
     /// Requests of the plan, and of those a thread's.
     pub b: i32,
     pub run: i32,

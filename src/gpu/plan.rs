@@ -44,6 +44,7 @@ impl GpuDevice {
             splits: plan + layout.splits,
             partitions_inverse: u64::MAX / grid.partitions as u64,
             request_cost: work.request_cost,
+            invariant_tiles: work.invariant_tiles,
             b: work.requests as i32,
             run: ceil_div(work.requests, threads) as i32,
             partitions: grid.partitions as i32,
@@ -74,8 +75,10 @@ mod tests {
         for requests in [1, 2, 127, 128, 1024, 4096, 4097, 8192, i32::MAX as i64] {
             for partitions in [1, 2, 33, 66, 132, MAX_PARTITIONS] {
                 for batch_invariant in [false, true] {
-                    let threads =
-                        threads(Work { requests, max_tiles: 1, request_cost: 1, batch_invariant }, partitions);
+                    let threads = threads(
+                        Work { requests, max_tiles: 1, request_cost: 1, batch_invariant, invariant_tiles: 32 },
+                        partitions,
+                    );
                     assert!(threads % 32 == 0 && (partitions..=MAX_THREADS).contains(&threads));
                     // The last run's begin fits 32 bits.
                     let run = ceil_div(requests, threads);

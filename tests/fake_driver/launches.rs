@@ -273,8 +273,8 @@ fn table() -> Vec<Expected> {
             name: "batch-invariant",
             problem: DenseDecode::new(3, 1, 128)
                 .with(|p| (p.flags, p.max_blocks_per_seq) = (FLASHMLA_FLAG_BATCH_INVARIANT, 80)),
-            // 80 tiles in pieces of at most 32: 3 pieces for each of 3 requests.
-            combine: Some((133, 9)),
+            // 80 tiles in pieces of at most 64, for two row blocks: 2 pieces for each of 3 requests.
+            combine: Some((133, 6)),
             ..base
         },
         Expected {
@@ -357,6 +357,7 @@ fn check(launches: &[Launch], e: &Expected) {
             } else {
                 4
             },
+            invariant_tiles: 32 * e.row_blocks as i64,
             max_tokens,
             tokens: 1,
             ..Default::default()

@@ -88,6 +88,7 @@ fn launches_of_sparse_decode() {
                 partitions: 66,
                 partitions_each: 33,
                 request_cost: 4,
+                invariant_tiles: 32,
                 max_tokens: 2048,
                 tokens: 2,
                 ..Default::default()

@@ -6,7 +6,7 @@ use super::data::Data;
 use super::spec::{Extra, Spec};
 use crate::memory::Fence;
 use crate::random::Random;
-use flashmla::schedule::{ceil_div, plan_tiles, Grid, Work, REQUEST_COST};
+use flashmla::schedule::{ceil_div, plan_tiles, Grid, Work, INVARIANT_PIECE_TILES, REQUEST_COST};
 use flashmla::workspace::PlanLayout;
 
 #[test]
@@ -55,6 +55,7 @@ fn plans_of_query_tokens() {
             requests: tiles.len() as i64,
             max_tiles: 1 << 20,
             request_cost: REQUEST_COST,
+            invariant_tiles: INVARIANT_PIECE_TILES,
             batch_invariant: spec.invariant,
         };
         let want = plan_tiles(work, partitions, &tiles);
