@@ -159,7 +159,7 @@ fn every_way_to_combine() {
     specs.push(Spec { h_q: 24, h_kv: 3, lens: vec![4000, 0, 7000, 200], ..Spec::default() });
     specs.push(Spec { h_q: 16, lens: vec![1500; 9], invariant: true, ..Spec::default() });
     specs.push(Spec { h_q: 16, lens: vec![40_000, 5000], invariant: true, ..Spec::default() });
-    specs.push(Spec { h_q: 128, s_q: 33, lens: vec![2200], invariant: true, ..Spec::default() });
+    specs.push(Spec { h_q: 128, s_q: 33, lens: vec![2200], ..Spec::default() });
     check_all(&session, vary(specs, 21));
 }
 
@@ -203,6 +203,9 @@ fn batch_invariant_plans() {
             specs.push(Spec { dtype, d_qk, h_q, s_q, page, lens, invariant: true, ..Spec::default() });
         }
     }
+    // Pieces are longer where row blocks are several.
+    specs.push(Spec { h_q: 128, lens: vec![4096, 4097, 8193, 100], invariant: true, ..Spec::default() });
+    specs.push(Spec { h_q: 128, s_q: 2, lens: vec![8192, 8257], invariant: true, ..Spec::default() });
     // More pieces than the least size would give: their number has a limit.
     specs.push(Spec { h_q: 4, lens: vec![65536, 100], invariant: true, ..Spec::default() });
     check_all(&session, vary(specs, 10));

@@ -51,7 +51,7 @@ cases! {
     sanitize_split_bf16_two_row_blocks: { h_q: 128, lens: vec![1000, 0, 700] }
     sanitize_split_fp16: { dtype: Dtype::Fp16, lens: vec![1000, 0, 700] }
     sanitize_split_invariant: { invariant: true, lens: vec![2200, 0, 64, 1] }
-    sanitize_split_invariant_two_row_blocks: { h_q: 128, invariant: true, lens: vec![2200, 0, 64] }
+    sanitize_split_invariant_two_row_blocks: { h_q: 128, invariant: true, lens: vec![4300, 0, 64] }
     sanitize_split_invariant_fp16: { dtype: Dtype::Fp16, invariant: true, lens: vec![2200] }
     // The kernel for many rows, which long block tables get.
     sanitize_long_bf16_576: { h_q: 128, columns: Some(3000), lens: vec![130, 64] }

@@ -11,7 +11,7 @@ use flashmla::status::FLASHMLA_ERROR_BUFFER_TOO_SMALL;
 /// Cases that are split, and whose need is that of the query (it covers smaller `s_q`, too).
 fn split_cases() -> Vec<Spec> {
     [(16, false), (128, false), (200, false), (16, true), (128, true)]
-        .map(|(h_q, invariant)| Spec { h_q, invariant, lens: vec![3000, 2500, 0, 70], ..Spec::default() })
+        .map(|(h_q, invariant)| Spec { h_q, invariant, lens: vec![5000, 2500, 0, 70], ..Spec::default() })
         .to_vec()
 }
 
@@ -61,7 +61,7 @@ fn one_byte_less_is_refused_and_nothing_is_written() {
 #[test]
 fn a_workspace_for_the_maxima_serves_smaller_problems() {
     let session = gpu_or_skip!();
-    for (h_q, invariant) in [(16, false), (128, false), (24, true)] {
+    for (h_q, invariant) in [(16, false), (128, false), (24, true), (128, true)] {
         let most = Spec { h_q, s_q: 9, lens: vec![5000; 6], invariant, ..Spec::default() };
         let enough = workspace_size(&session.backend.handle, &sizes_of(&Data::new(&most))).unwrap();
         for (s_q, b, len) in

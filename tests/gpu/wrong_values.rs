@@ -91,7 +91,7 @@ fn a_plan_for_other_lengths_writes_nothing_else() {
     let queue = session.queue().unwrap();
     for (h_q, invariant) in [(16, false), (16, true), (128, false), (128, true)] {
         // The block table is much wider than these lengths need: others may be far longer.
-        let lens = vec![2112, 10, 3000, 0];
+        let lens = vec![4200, 10, 5000, 0];
         let layout = Layout::Padded;
         let data = Data::new(&Spec { h_q, invariant, lens, columns: Some(400), layout, ..Spec::default() });
         let spec = &data.spec;
@@ -124,7 +124,7 @@ fn a_plan_of_garbage_writes_nothing_else() {
     let session = gpu_alone_or_skip!();
     let queue = session.queue().unwrap();
     for (h_q, invariant) in [(16, false), (16, true), (128, false), (128, true)] {
-        let lens = vec![2112, 10, 3000, 0];
+        let lens = vec![4200, 10, 5000, 0];
         let data = Data::new(&Spec { h_q, invariant, lens, layout: Layout::Padded, ..Spec::default() });
         let spec = &data.spec;
         let decode = Decode::new(&session.backend.handle, session.place(), Fence::Guarded, &data).unwrap();
