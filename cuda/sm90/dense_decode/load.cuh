@@ -4,7 +4,7 @@
 // The ring carries, piece after piece, Q's latent part and then the latent part of every K tile. The right
 // half of the warps issues the item that lies kStages further as soon as an item is done with, into its stage,
 // over the end of a piece too. What does not fit the ring has one buffer each, filled by the left half when the
-// products that read it are done: K's rotary part (warp 0) and Q's tail (warp 1).
+// products that read it are done: K's rotary part (warp 0; of small pages all) and Q's tail (warp 1).
 #pragma once
 #include "common/mbarrier.cuh"
 #include "common/tma.cuh"
@@ -142,33 +142,33 @@ class TailLoader {
         __syncwarp();
     }
 
-    // Looks up the rotary part of a tile ahead of its use.
+    // Whether a warp copies of rotary parts: the boxes of a tile are shared out, since box after box by one warp adds to the
+    // tile: the one buffer is filled anew between two tiles' products. A warp that has none must not wait for the buffer
+    // either: it might miss a phase.
+    __device__ __forceinline__ bool copies_rope(int warp) const { return warp * p_.kv_box_tokens < kTokens; }
+
+    // Looks up the rotary part of a tile ahead of its use: the warp's first box.
     __device__ __forceinline__ void fetch_k_rope(const Piece& piece, int tile) {
-        next_ = locate(p_, piece, tile * kTokens + threadIdx.x % 32 * p_.kv_box_tokens % kTokens);
+        next_ = locate(p_, piece, tile * kTokens + threadIdx.x / 32 % 4 * p_.kv_box_tokens % kTokens);
     }
 
     // The rotary part that was looked up.
     __device__ __forceinline__ void k_rope(const Piece& piece, int tile) {
-        mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_empty), phase_ ^ 1);
-        phase_ ^= 1;
+        const int warp = threadIdx.x / 32 % 4, size = p_.kv_box_tokens;
+        mbarrier_wait(FLASHMLA_SHARED(shared_, k_rope_empty), rope_phase_ ^ 1);
+        rope_phase_ ^= 1;
         const uint32_t barrier = FLASHMLA_SHARED(shared_, k_rope_full);
-        if (elect_one()) mbarrier_arrive_expect_tx(barrier, kTileBytes);
-        __syncwarp();
-        const uint32_t to = FLASHMLA_SHARED(shared_, k_rope);
-        if (p_.kv_box_tokens == kTokens) {
-            if (elect_one()) copy_k(maps_.kv_rope, next_, place_.kv_head, 0, to, barrier, false);
-            __syncwarp();
-            return;
-        }
+        if (elect_one()) {
+            if (warp == 0) mbarrier_arrive_expect_tx(barrier, kTileBytes);
+            const uint32_t to = FLASHMLA_SHARED(shared_, k_rope);
+            PagedRow at = next_;
 #pragma unroll 1
-        for (int token = 0; token < kTokens; token += p_.kv_box_tokens) {
-            const int box = token / p_.kv_box_tokens;
-            if (box == 32)  // pages of a single token are more than the lanes
-                next_ = locate(p_, piece, tile * kTokens + 32 + threadIdx.x % 32);
-            const PagedRow at = {__shfl_sync(~0u, next_.page, box), __shfl_sync(~0u, next_.offset, box)};
-            if (elect_one()) copy_k(maps_.kv_rope, at, place_.kv_head, 0, to + token * 128, barrier, false);
-            __syncwarp();
+            for (int token = warp * size; token < kTokens; token += 4 * size) {
+                if (token >= 4 * size) at = locate(p_, piece, tile * kTokens + token);
+                copy_k(maps_.kv_rope, at, place_.kv_head, 0, to + token * 128, barrier, false);
+            }
         }
+        __syncwarp();
     }
 
   private:
@@ -177,7 +177,7 @@ class TailLoader {
     const Place place_;
     const uint32_t shared_;
     PagedRow next_;
-    uint32_t phase_ = 0;  // a warp fills one of the buffers only
+    uint32_t phase_ = 0, rope_phase_ = 0;
 };
 
 }  // namespace flashmla::sm90::dense_decode

@@ -74,7 +74,7 @@ class Output {
 
     __device__ __forceinline__ void load_k_rope(const Piece& piece, int tile) {
         if constexpr (kRope && kLeft) {
-            if (warp_ == 0 && tile < piece.tile_end) {
+            if (loader_.copies_rope(warp_) && tile < piece.tile_end) {
                 loader_.fetch_k_rope(piece, tile);
                 loader_.k_rope(piece, tile);
             }
@@ -83,7 +83,8 @@ class Output {
 
     __device__ __forceinline__ void product(float (&acc)[128], const Piece& piece, int tile, const Piece& next) {
         // The scores of the next tile are done when P of this one comes; the rotary part of the one after may follow.
-        const bool rope = kRope && kLeft && warp_ == 0 && tile + 2 < piece.tile_end;
+        bool rope = false;
+        if constexpr (kRope && kLeft) rope = tile + 2 < piece.tile_end && loader_.copies_rope(warp_);
         if constexpr (kLeft) {
             if (rope) loader_.fetch_k_rope(piece, tile + 2);
         }
