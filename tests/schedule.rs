@@ -173,6 +173,33 @@ fn equal_requests_are_cut_into_equal_pieces() {
     assert_eq!(uniform(100, 132, 128), Uniform::Stretches);
 }
 
+/// How many pieces a batch-invariant plan makes of a request, at the borders of the rule.
+#[test]
+fn pieces_of_batch_invariant_plans() {
+    let shape = |h_q| {
+        let raw = Raw {
+            b: 1,
+            s_q: 1,
+            h_kv: 1,
+            h_q,
+            d_qk: 576,
+            num_blocks: 1,
+            page_block_size: 64,
+            max_blocks_per_seq: 1,
+            ..Default::default()
+        };
+        Shape { batch_invariant: true, ..Shape::check(&raw).unwrap() }
+    };
+    let pieces =
+        |h_q, tiles: &[i64]| tiles.iter().map(|t| Work::from(&shape(h_q)).invariant_pieces(*t)).collect::<Vec<_>>();
+    // One row block: pieces of 32 tiles, in requests of more than 64 of 64.
+    assert_eq!(pieces(64, &[0, 1, 32, 33, 64, 65, 128, 129, 1024, 1025]), [1, 1, 1, 2, 2, 2, 2, 3, 16, 16]);
+    assert_eq!(pieces(1, &[32, 33, 64, 128, 129]), [1, 2, 2, 2, 3]);
+    // As many times longer as there are row blocks.
+    assert_eq!(pieces(65, &[64, 65, 128, 129, 1024, 1025]), [1, 2, 2, 3, 16, 16]);
+    assert_eq!(pieces(129, &[96, 97, 192, 193]), [1, 2, 2, 3]);
+}
+
 /// The cuts of a batch-invariant plan follow from a request's own length.
 #[test]
 fn invariant_cuts_do_not_depend_on_the_batch() {

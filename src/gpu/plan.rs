@@ -68,6 +68,25 @@ fn threads(work: Work, partitions: i64) -> i64 {
 mod tests {
     use super::*;
 
+    /// What the kernels that write and read plans are compiled with is what `schedule` defines.
+    #[test]
+    fn the_kernels_have_the_same_numbers() {
+        use crate::schedule::*;
+        let source = include_str!("../../cuda/common/plan.cuh");
+        for (name, value) in [
+            ("kTileTokens", TILE_TOKENS),
+            ("kMinPieceTiles", MIN_PIECE_TILES),
+            ("kMinSplitTiles", MIN_SPLIT_TILES),
+            ("kMinStretch", MIN_STRETCH),
+            ("kSplitCost", SPLIT_COST),
+            ("kInvariantLongTiles", INVARIANT_LONG_TILES),
+            ("kInvariantMaxPieces", INVARIANT_MAX_PIECES),
+            ("kMaxPartitions", MAX_PARTITIONS),
+        ] {
+            assert!(source.contains(&format!("constexpr int {name} = {value};")), "{name}");
+        }
+    }
+
     #[test]
     fn launches_fit_the_kernel() {
         let source = include_str!("../../cuda/any/plan.cu");

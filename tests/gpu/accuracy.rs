@@ -89,6 +89,21 @@ fn page_sizes() {
     check_all(&session, vary(specs, 5));
 }
 
+/// More requests than partitions, so that a thread block goes from one to the next, and whole ones as well as parts.
+#[test]
+fn many_requests_of_small_pages() {
+    let session = backend_or_skip!();
+    let mut random = Random::new(31);
+    let mut specs = Vec::new();
+    for (h_q, page) in [(65, 32), (65, 16), (128, 1), (64, 32), (64, 8), (129, 48), (16, 16), (32, 2)] {
+        let lens = (0..140).map(|_| random.below(230) as i32).collect();
+        let spec = Spec { h_q, page, lens, spare_pages: 3, ..Spec::default() };
+        specs.push(spec.clone().with_long_table());
+        specs.push(Spec { h_q, lens: vec![70, 0, 700, 1, 64], ..spec }.with_long_table());
+    }
+    check_all(&session, specs);
+}
+
 #[test]
 fn lengths() {
     let session = backend_or_skip!();
