@@ -4,7 +4,7 @@
 // The ring carries, piece after piece, Q's latent part and then the latent part of every K tile. The right
 // half of the warps issues the item that lies kStages further as soon as an item is done with, into its stage,
 // over the end of a piece too. What does not fit the ring has one buffer each, filled by the left half when the
-// products that read it are done: K's rotary part (warp 0; of small pages all) and Q's tail (warp 1).
+// products that read it are done: K's rotary part (warp 0; of small pages several) and Q's tail (warp 1).
 #pragma once
 #include "common/mbarrier.cuh"
 #include "common/tma.cuh"
