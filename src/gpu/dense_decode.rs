@@ -6,7 +6,7 @@ use super::driver::Handle;
 use super::launch::{address, Launch};
 use super::library::Loader;
 use super::params::{DenseDecodeParams, Divisor, PlanParams};
-use super::tensor_map::{TensorMap, Tiled};
+use super::tensor_map::{grouped, TensorMap, Tiled, GROUP_TOKENS};
 use super::GpuDevice;
 use crate::problem::dense_decode::{DenseDecode, Dtype, Shape, D_V};
 use crate::problem::layout::Layout;
@@ -198,7 +198,10 @@ impl GpuDevice {
         let kernel = decode_rows(shape, grid);
         let few = DECODE[kernel].rows != i64::MAX;
         let q_box_rows = common_part(shape.group(), if few { FEW_ROWS } else { BLOCK_ROWS }) as u32;
-        let kv_box_tokens = common_part(shape.page_block_size, TILE_TOKENS) as u32;
+        let groups = !few && grouped(&problem.kv_cache);
+        // Of many rows without groups less than one.
+        let box_tokens = if few || groups { TILE_TOKENS } else { GROUP_TOKENS / 2 };
+        let kv_box_tokens = common_part(shape.page_block_size, box_tokens) as u32;
         let q = Tiled { name: "q", tensor: &problem.q, dtype: shape.dtype, axes: [2, 1, 0], columns: (0, shape.d_qk) };
         // Written where they stay: the launch takes their addresses.
         let (mut q_map, mut kv_map, mut rope_map) = (TensorMap::default(), TensorMap::default(), TensorMap::default());
@@ -214,8 +217,13 @@ impl GpuDevice {
                     axes: [1, 2, 0],
                     columns: (0, D_V),
                 };
-                let box_tiles = if kv_box_tokens as i64 == TILE_TOKENS { KV_BOX_TILES } else { 1 };
-                kv_map.encode_into(self.driver, latent, kv_box_tokens, box_tiles)?;
+                if groups {
+                    let groups = kv_box_tokens / GROUP_TOKENS as u32;
+                    kv_map.encode_groups(self.driver, &problem.kv_cache, shape.dtype, D_V, groups, KV_BOX_TILES)?;
+                } else {
+                    let box_tiles = if kv_box_tokens as i64 == TILE_TOKENS { KV_BOX_TILES } else { 1 };
+                    kv_map.encode_into(self.driver, latent, kv_box_tokens, box_tiles)?;
+                }
                 let kv_rope = match shape.d_qk - D_V {
                     0 => &kv_map,
                     columns => {
@@ -348,6 +356,7 @@ mod tests {
         assert_eq!(constant(config, "kRows"), BLOCK_ROWS);
         assert_eq!(constant(config, "kTokens"), TILE_TOKENS);
         assert_eq!(constant(config, "kColumnTile"), TILE_COLUMNS);
+        assert_eq!(constant(config, "kGroupTokens"), GROUP_TOKENS);
         let groups = constant(config, "kBarriersPerStage");
         assert_eq!(groups * KV_BOX_TILES as i64 * TILE_COLUMNS, D_V);
         assert_eq!(constant(include_str!("../../cuda/any/combine.cuh"), "kCombineFewRows"), COMBINE_FEW_ROWS);

@@ -28,6 +28,19 @@ const ELEM_BYTES: u64 = 2;
 /// Columns of a tile: 128 bytes, which the copy engine swizzles.
 pub const TILE_COLUMNS: i64 = 64;
 
+/// Tokens of a group: eight rows are what the swizzle repeats after.
+pub const GROUP_TOKENS: i64 = 8;
+
+/// Whether a cache can be seen by groups of tokens: its pages have whole groups, and its heads, if there are several, lie
+/// side by side, so that their column tiles are one dimension.
+#[inline(always)]
+pub fn grouped(cache: &Tensor<4>) -> bool {
+    let [_, tokens, heads, columns] = cache.shape;
+    tokens % GROUP_TOKENS == 0
+        && (heads == 1 || cache.strides[2] == columns)
+        && (cache.strides[1] as u64) < MAX_STRIDE_BYTES / ELEM_BYTES / GROUP_TOKENS as u64
+}
+
 /// A view of a 4-dimensional tensor whose rows (its innermost dimension) are cut into column tiles. The
 /// copy engine counts from the innermost: (column of a tile, `axes[0]`, column tile, `axes[1]`, `axes[2]`).
 #[derive(Debug, Clone, Copy)]
@@ -56,10 +69,6 @@ impl TensorMap {
     #[inline(always)]
     pub fn encode_into(&mut self, driver: &Driver, view: Tiled, length: u32, tiles: u32) -> Result<()> {
         let Tiled { name, tensor, dtype, axes, columns } = view;
-        let data_type = match dtype {
-            Dtype::Bf16 => DataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            Dtype::Fp16 => DataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-        };
         let size = |axis: usize| tensor.shape[axis] as u64;
         let sizes =
             [TILE_COLUMNS as u64, size(axes[0]), (columns.1 / TILE_COLUMNS) as u64, size(axes[1]), size(axes[2])];
@@ -71,6 +80,52 @@ impl TensorMap {
             stride_bytes(name, tensor, axes[2])?,
         ];
         let tile = [TILE_COLUMNS as u32, length, tiles, 1, 1];
+        self.encode_tiles(driver, dtype, tensor.addr + columns.0 as u64 * ELEM_BYTES, sizes, strides, tile)
+    }
+
+    /// Makes this a map of the first `columns` columns of each head of a checked, non-empty cache `[pages, tokens, heads,
+    /// columns]` by groups of [`GROUP_TOKENS`] tokens: (column of a tile, token of a group, column tile of the heads in turn,
+    /// group of a page, page). A copy takes `groups` groups and `tiles` column tiles; it is laid out group by group, in
+    /// these tile by tile. For caches that are [`grouped`].
+    #[inline(always)]
+    pub fn encode_groups(
+        &mut self,
+        driver: &Driver,
+        cache: &Tensor<4>,
+        dtype: Dtype,
+        columns: i64,
+        groups: u32,
+        tiles: u32,
+    ) -> Result<()> {
+        let [pages, tokens, heads, d_qk] = cache.shape;
+        let token = stride_bytes("kv_cache", cache, 1)?;
+        let sizes = [
+            TILE_COLUMNS as u64,
+            GROUP_TOKENS as u64,
+            (((heads - 1) * d_qk + columns) / TILE_COLUMNS) as u64,
+            (tokens / GROUP_TOKENS) as u64,
+            pages as u64,
+        ];
+        let strides =
+            [token, TILE_COLUMNS as u64 * ELEM_BYTES, token * GROUP_TOKENS as u64, stride_bytes("kv_cache", cache, 0)?];
+        let tile = [TILE_COLUMNS as u32, GROUP_TOKENS as u32, tiles, groups, 1];
+        self.encode_tiles(driver, dtype, cache.addr, sizes, strides, tile)
+    }
+
+    #[inline(always)]
+    fn encode_tiles(
+        &mut self,
+        driver: &Driver,
+        dtype: Dtype,
+        addr: u64,
+        sizes: [u64; 5],
+        strides: [u64; 4],
+        tile: [u32; 5],
+    ) -> Result<()> {
+        let data_type = match dtype {
+            Dtype::Bf16 => DataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            Dtype::Fp16 => DataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        };
         let steps = [1u32; 5];
         // SAFETY: arrays of the rank's length, all alive; `self` has the size and alignment of a
         // CUtensorMap. The address is only written down.
@@ -81,7 +136,7 @@ impl TensorMap {
                     ptr::from_mut(self).cast(),
                     data_type as u32,
                     5,
-                    (tensor.addr + columns.0 as u64 * ELEM_BYTES) as *mut _,
+                    addr as *mut _,
                     sizes.as_ptr(),
                     strides.as_ptr(),
                     tile.as_ptr(),

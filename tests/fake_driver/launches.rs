@@ -381,7 +381,7 @@ fn check(launches: &[Launch], e: &Expected) {
     };
     same_map(decode.parameter(Q_MAP), q, e.name);
     let token = p.d_qk * p.h_kv * 2;
-    let latent = TensorMap {
+    let by_box = TensorMap {
         address: KV_CACHE,
         strides: [token, 128, p.d_qk * 2, token * p.page_block_size].map(|s| s as u64),
         sizes: [64, p.page_block_size, 8, p.h_kv, p.num_blocks].map(|n| n as u32),
@@ -389,9 +389,19 @@ fn check(launches: &[Launch], e: &Expected) {
         tile: [64, e.kv_box_tokens, if e.kv_box_tokens == 64 { 4 } else { 1 }, 1, 1],
         ..q
     };
+    let latent = match !e.kernel.contains("_few_") && e.kv_box_tokens >= 8 {
+        false => by_box,
+        // The latent columns of all heads, by groups of eight tokens.
+        true => TensorMap {
+            strides: [token, 128, token * 8, token * p.page_block_size].map(|s| s as u64),
+            sizes: [64, 8, ((p.h_kv - 1) * p.d_qk + 512) / 64, p.page_block_size / 8, p.num_blocks].map(|n| n as u32),
+            tile: [64, 8, 4, e.kv_box_tokens / 8, 1],
+            ..by_box
+        },
+    };
     same_map(decode.parameter(KV_MAP), latent, e.name);
     if p.d_qk == 576 {
-        let mut rope = TensorMap { address: KV_CACHE + 512 * 2, ..latent };
+        let mut rope = TensorMap { address: KV_CACHE + 512 * 2, ..by_box };
         (rope.sizes[2], rope.tile[2]) = (1, 1);
         same_map(decode.parameter(ROPE_MAP), rope, e.name);
     }
@@ -518,6 +528,40 @@ fn options_and_strides() {
         assert_eq!(p.lse_strides, [1, 3, 500]);
         assert_eq!((p.causal, p.lse_empty_pos_inf), (1, 1));
         assert_eq!(p.scale_log2, 0.5 * std::f32::consts::LOG2_E);
+    });
+}
+
+/// The kernel for many rows sees a cache by groups of eight tokens where pages have whole groups and heads lie side by side;
+/// others box by box, of less than a group.
+#[test]
+fn caches_without_groups() {
+    alone(Driver::Whole, &[], || {
+        use_fake_kernels();
+        let fake = Fake::open();
+        let context = Context::create(0).unwrap();
+        let tiles = |page, h_kv, strides: [i64; 4]| {
+            let mut problem = DenseDecode::new(64, 1, 128 * h_kv).with(|p| {
+                (p.h_kv, p.page_block_size, p.max_blocks_per_seq) = (h_kv, page, 1000);
+                p.kv_cache.strides = strides;
+            });
+            problem.plan(&context, 0).unwrap();
+            fake.forget();
+            problem.run(&context, 0).unwrap();
+            let decode = &fake.launches()[0];
+            assert_eq!(decode.kernel(), "flashmla_sm90_dense_decode_bf16_576");
+            let tokens = decode.parameter::<DenseDecodeParams>(PARAMS).kv_box_tokens;
+            (tokens, decode.parameter::<TensorMap>(KV_MAP).tile)
+        };
+        for (page, groups) in [(64, 8), (128, 8), (32, 4), (24, 1), (8, 1)] {
+            assert_eq!(tiles(page, 1, [page * 576, 576, 8, 1]), (8 * groups as i32, [64, 8, 4, groups, 1]), "{page}");
+            assert_eq!(tiles(page, 2, [page * 1152, 1152, 576, 1]).1, [64, 8, 4, groups, 1], "{page}");
+        }
+        // Odd pages; heads apart, and outside tokens; a token so far from the next that eight of them are too far.
+        assert_eq!(tiles(20, 1, [20 * 576, 576, 576, 1]), (4, [64, 4, 1, 1, 1]));
+        assert_eq!(tiles(64, 2, [64 * 1280, 1280, 640, 1]), (4, [64, 4, 1, 1, 1]));
+        assert_eq!(tiles(64, 2, [64 * 1152, 576, 64 * 576, 1]), (4, [64, 4, 1, 1, 1]));
+        assert_eq!(tiles(64, 1, [576, 1 << 36, 576, 1]), (4, [64, 4, 1, 1, 1]));
+        assert_eq!(tiles(64, 1, [576, (1 << 36) - 8, 576, 1]), (64, [64, 8, 4, 8, 1]));
     });
 }
 

@@ -55,6 +55,24 @@ static_assert(kStepsBeforeP <= kLatent / 32 && kLatent / 32 <= kLatent / 16 - kS
 constexpr int kBarriersPerStage = 2;
 constexpr int kTilesPerBarrier = kColumnTiles / kBarriersPerStage;
 
+// K in a stage: half after half of its columns, in a half group after group of eight tokens, in a group column tile after
+// column tile. To the matrix units a tile may lie so as well as column tile after column tile (strides of their operands
+// say), and one copy brings all columns of a half for the tokens of a small page, which lie together then. (Q passes column
+// tile after column tile.)
+constexpr int kGroupTokens = 8;
+constexpr int kGroupTileBytes = kGroupTokens * kColumnTile * 2;
+constexpr int kGroupBytes = kTilesPerBarrier * kGroupTileBytes;
+constexpr int kHalfBytes = kTokens / kGroupTokens * kGroupBytes;
+static_assert(kBarriersPerStage * kHalfBytes == kStageBytes, "see above");
+
+// Where a column tile begins in a stage, and a token in a column tile, in bytes.
+__host__ __device__ constexpr int column_tile_at(int tile) {
+    return tile / kTilesPerBarrier * kHalfBytes + tile % kTilesPerBarrier * kGroupTileBytes;
+}
+__host__ __device__ constexpr int token_at(int token) {
+    return token / kGroupTokens * kGroupBytes + token % kGroupTokens * kColumnTile * 2;
+}
+
 // Tiles of K that are little (Pieces::reads_little).
 constexpr int kLittle = 1536;
 

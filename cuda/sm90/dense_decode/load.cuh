@@ -37,13 +37,17 @@ class RingLoader {
         mbarrier_wait(FLASHMLA_SHARED(shared_, stage_empty) + ring.stage * 8, ring.phase);
         if (warp == 0 && elect_one()) {
 #pragma unroll
-            for (int g = 0; g < kBarriersPerStage; ++g) mbarrier_arrive_expect_tx(full + g * 8, kGroupBytes);
+            for (int h = 0; h < kBarriersPerStage; ++h) mbarrier_arrive_expect_tx(full + h * 8, kHalfBytes);
             if (whole) copy_whole(stage, full);
         }
         __syncwarp();
         if (whole) return;
         if (tile_ >= piece_.tile_begin) {
-            copy_small_boxes(stage, full, warp);
+            if (p_.kv_box_tokens >= kGroupTokens) {
+                copy_groups(stage, full, warp);
+            } else {
+                copy_small_boxes(stage, full, warp);
+            }
         } else if (elect_one()) {
 #pragma unroll 1
             for (int c = warp * 2; c < warp * 2 + 2; ++c)
@@ -62,18 +66,33 @@ class RingLoader {
     }
 
   private:
-    static constexpr int kGroupBytes = kTilesPerBarrier * kTileBytes;
+    // Column tiles of a KV head.
+    static constexpr int kHeadTiles = kColumnTiles + kRope;
+
+    // Groups of tokens from a place in the cache on: the columns of a barrier.
+    __device__ __forceinline__ void copy_half(PagedRow at, int half, uint32_t to, uint32_t full) {
+        const PagedRow group = {at.page, 0};
+        copy_k(maps_.kv, group, at.offset / kGroupTokens, place_.kv_head * kHeadTiles + half * kTilesPerBarrier,
+               to + half * kHalfBytes, full + half * 8, once_);
+    }
 
     __device__ __forceinline__ void copy_whole(uint32_t stage, uint32_t full) {
 #pragma unroll
-        for (int g = 0; g < kBarriersPerStage; ++g)
-            copy_k(maps_.kv, next_, place_.kv_head, g * kTilesPerBarrier, stage + g * kGroupBytes, full + g * 8,
-                   once_);
+        for (int h = 0; h < kBarriersPerStage; ++h) copy_half(next_, h, stage, full);
         if (kRope && prefetches_rope())
             tma_prefetch_5d(maps_.kv_rope, 0, next_.offset, 0, place_.kv_head, next_.page);
     }
 
-    // Pages of fewer than 64 tokens: a lane for each box, the warps take column tiles in turn.
+    // Pages of fewer than 64 tokens, in groups: a lane for each box of a half. Two warps take the boxes of a half in turn.
+    __device__ __forceinline__ void copy_groups(uint32_t stage, uint32_t full, int warp) {
+        const int token = threadIdx.x % 32 * p_.kv_box_tokens;
+        if (token >= kTokens) return;
+        if ((threadIdx.x & 1) == warp / 2) copy_half(next_, warp % 2, stage + token_at(token), full);
+        if (kRope && warp == 3 && prefetches_rope())
+            tma_prefetch_5d(maps_.kv_rope, 0, next_.offset, 0, place_.kv_head, next_.page);
+    }
+
+    // Pages that have no whole groups: a lane for each box, the warps take column tiles in turn.
     __device__ __forceinline__ void copy_small_boxes(uint32_t stage, uint32_t full, int warp) {
         const int size = p_.kv_box_tokens, lane = threadIdx.x % 32;
         PagedRow at = next_;
@@ -83,7 +102,7 @@ class RingLoader {
             if (token >= 32 * size) at = locate(p_, piece_, tile_ * kTokens + token);
 #pragma unroll 1
             for (int c = warp; c < kColumnTiles; c += 4)
-                copy_k(maps_.kv, at, place_.kv_head, c, stage + c * kTileBytes + token * 128,
+                copy_k(maps_.kv, at, place_.kv_head, c, stage + column_tile_at(c) + token_at(token),
                        full + c / kTilesPerBarrier * 8, once_);
             if (kRope && warp == 3 && prefetches_rope())
                 tma_prefetch_5d(maps_.kv_rope, 0, at.offset, 0, place_.kv_head, at.page);
@@ -145,11 +164,11 @@ class TailLoader {
     // Whether a warp copies of rotary parts: the boxes of a tile are shared out, since box after box by one warp adds to the
     // tile: the one buffer is filled anew between two tiles' products. A warp that has none must not wait for the buffer
     // either: it might miss a phase.
-    __device__ __forceinline__ bool copies_rope(int warp) const { return warp * p_.kv_box_tokens < kTokens; }
+    __device__ __forceinline__ bool copies_rope(int warp) const { return warp == 0 || warp * p_.kv_box_tokens < kTokens; }
 
     // Looks up the rotary part of a tile ahead of its use: the warp's first box.
     __device__ __forceinline__ void fetch_k_rope(const Piece& piece, int tile) {
-        next_ = locate(p_, piece, tile * kTokens + threadIdx.x / 32 % 4 * p_.kv_box_tokens % kTokens);
+        next_ = locate(p_, piece, tile * kTokens + threadIdx.x / 32 % 4 * p_.kv_box_tokens);
     }
 
     // The rotary part that was looked up.

@@ -83,8 +83,8 @@ class Output {
 
     __device__ __forceinline__ void product(float (&acc)[128], const Piece& piece, int tile, const Piece& next) {
         // The scores of the next tile are done when P of this one comes; the rotary part of the one after may follow.
-        bool rope = false;
-        if constexpr (kRope && kLeft) rope = tile + 2 < piece.tile_end && loader_.copies_rope(warp_);
+        bool rope = kRope && kLeft && tile + 2 < piece.tile_end;
+        if constexpr (kLeft) rope = rope && loader_.copies_rope(warp_);
         if constexpr (kLeft) {
             if (rope) loader_.fetch_k_rope(piece, tile + 2);
         }
@@ -94,7 +94,7 @@ class Output {
         mbarrier_wait(FLASHMLA_SHARED(shared_, stage_full) + (ring_.stage * 2 + !kLeft) * 8, ring_.phase);
         uint64_t p = wgmma_descriptor(FLASHMLA_SHARED(shared_, p), 1024, 0);
         uint64_t v = wgmma_descriptor(
-            FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes + !kLeft * (kStageBytes / 2), 1024, kTileBytes);
+            FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes + !kLeft * kHalfBytes, kGroupBytes, kGroupTileBytes);
         if constexpr (kLeft) {
             if (rope) loader_.k_rope(piece, tile + 2);
             if (tile + 1 == piece.tile_end) load_tail(next);
@@ -113,7 +113,7 @@ class Output {
         pin(acc);
         wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_sv<T>(acc, p + i * 2, v + i * (16 * 128 >> 4), 1);
+        for (int i = 0; i < kTokens / 16; ++i) wgmma_m64n256k16_sv<T>(acc, p + i * 2, v + i * (token_at(16) >> 4), 1);
         wgmma_commit();
         if constexpr (!kLeft) loader_.advance();
         wgmma_wait<0>();
@@ -128,12 +128,12 @@ class Output {
     // Rows of V past the length may hold anything, NaN too, and P = 0 does not silence that. (That the scores warps may
     // still read them as K is as well: what comes of that is masked.)
     __device__ __forceinline__ void clear_padding(int valid) {
-        const uint32_t half = FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes + !kLeft * (kStageBytes / 2);
-        const int bytes = (kTokens - valid) * 128;
+        const uint32_t half = FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes + !kLeft * kHalfBytes;
 #pragma unroll 1
-        for (int at = threadIdx.x % 128 * 16; at < bytes; at += 128 * 16) {
+        for (int at = valid * 128 + threadIdx.x % 128 * 16; at < kTileBytes; at += 128 * 16) {
 #pragma unroll
-            for (int c = 0; c < kColumnTiles / 2; ++c) clear_shared_16(half + c * kTileBytes + valid * 128 + at);
+            for (int c = 0; c < kTilesPerBarrier; ++c)
+                clear_shared_16(half + c * kGroupTileBytes + token_at(at / 128) + at % 128);
         }
         fence_proxy_async();
         // Each warp's products read what all of the half cleared.

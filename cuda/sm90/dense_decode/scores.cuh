@@ -113,7 +113,7 @@ class Scores {
     // Between the products nothing may look to the compiler as if threads of a warp diverged: it serialises them all
     // then.
     __device__ __forceinline__ void products(bool ready, bool pending) {
-        uint64_t k = wgmma_descriptor(FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes, 1024, 0);
+        uint64_t k = wgmma_descriptor(FLASHMLA_SHARED(shared_, stage) + ring_.stage * kStageBytes, kGroupBytes, 0);
         // As one 64-bit value: taken apart, each product's descriptor would cost four instructions, not one.
         asm volatile("" : "+l"(k));
         const uint64_t k_rope = wgmma_descriptor(FLASHMLA_SHARED(shared_, k_rope), 1024, 0);
@@ -157,7 +157,7 @@ class Scores {
 #pragma unroll
         for (int step = kFrom; step < kTo; ++step) {
             const int c = step / 4, i = step % 4;
-            const uint64_t b = k + ((c * kTileBytes + i * 32) >> 4);
+            const uint64_t b = k + ((column_tile_at(c) + i * 32) >> 4);
             if (c < kRegisterTiles) {
                 wgmma_m64n64k16_rs<T>(score_, q_[c][i], b, kRope || step > 0);
             } else {
