@@ -9,10 +9,13 @@
 //! ([`Uniform`]).
 //!
 //! A batch-invariant plan cuts a request only at positions that follow from its own length, so
-//! its pieces, and with them the bits of its result, do not depend on the batch.
+//! its pieces, and with them the bits of its result, do not depend on the batch. Who computes which piece may depend on
+//! the batch: pieces are dealt out by size ([`deal`]).
 
 use crate::problem::dense_decode::Shape;
 use crate::problem::sparse_decode;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// KV tokens of one tile.
 pub const TILE_TOKENS: i64 = 64;
@@ -31,13 +34,14 @@ pub const MIN_SPLIT_TILES: i64 = 4;
 pub const MIN_STRETCH: i64 = 1;
 /// What it costs to split requests (their pieces are written in FP32, read, and combined), in tiles of each worker.
 pub const SPLIT_COST: i64 = 4;
-/// Batch-invariant plans: tiles of a piece of one row block, at least (of a request that is cut), and pieces of a
-/// request, at most. Where a request takes several row blocks as many times fewer partitions compute its pieces, so
-/// there need not be more of them.
-pub const INVARIANT_PIECE_TILES: i64 = 32;
-pub const INVARIANT_MAX_PIECES: i64 = 16;
-/// Requests of more tiles have pieces of at least so many: two are enough to share out what is longer.
-pub const INVARIANT_LONG_TILES: i64 = 64;
+/// How batch-invariant plans cut the index lists of sparse decode, and requests of few rows in dense decode.
+pub const INVARIANT_CUTS_SPARSE: InvariantCuts = InvariantCuts { tiles: 32, most: 16 };
+pub const INVARIANT_CUTS_FEW_ROWS: InvariantCuts = InvariantCuts { tiles: 32, most: 32 };
+pub const FEW_ROWS: i64 = 32;
+/// Pieces of a batch-invariant plan that are dealt out together: as many as the plan kernel sorts in shared memory.
+pub const DEALT_PIECES: i64 = 1024;
+/// What a piece counts when it is dealt out, at most, in tiles: so that the plan kernel can do with 32 bits.
+pub const MOST_COST: i64 = 1 << 20;
 /// More partitions than this are never used (the plan kernel keeps their borders in shared memory).
 pub const MAX_PARTITIONS: i64 = 1024;
 
@@ -51,15 +55,44 @@ pub struct Work {
     /// Fixed work of a request, in tiles.
     pub request_cost: i64,
     pub batch_invariant: bool,
-    /// Tiles of a piece that a batch-invariant plan aims at.
-    pub invariant_tiles: i64,
+    /// How a batch-invariant plan cuts requests.
+    pub invariant: InvariantCuts,
+}
+
+/// How a batch-invariant plan cuts a request: into pieces of one size and a rest, or if that would be less than a quarter, two
+/// halves of it and the piece before. (Pieces of different sizes can be dealt out more evenly than equal ones.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvariantCuts {
+    /// Tiles of a piece, at least; requests of no more are not cut.
+    pub tiles: i64,
+    /// Pieces of a request, at most.
+    pub most: i64,
+}
+
+impl InvariantCuts {
+    /// Pieces of a request of so many tiles; longer ones have no fewer.
+    pub fn count(&self, tiles: i64) -> i64 {
+        ceil_div(tiles, self.piece(tiles)).max(1)
+    }
+
+    /// The tiles of each piece, in order.
+    pub fn of(&self, tiles: i64) -> impl Iterator<Item = (i64, i64)> {
+        let (piece, count) = (self.piece(tiles), self.count(tiles));
+        let rest = tiles - (count - 1) * piece;
+        let last = if count > 1 && rest < piece / 4 { (piece + rest) / 2 } else { rest };
+        let begin = move |i| if i + 1 < count { i * piece } else { tiles - last };
+        (0..count).map(move |i| (begin(i), if i + 1 < count { begin(i + 1) } else { tiles }))
+    }
+
+    fn piece(&self, tiles: i64) -> i64 {
+        self.tiles.max(ceil_div(tiles, self.most))
+    }
 }
 
 impl Work {
-    /// Pieces of a request of `tiles` tiles in a batch-invariant plan.
-    pub fn invariant_pieces(&self, tiles: i64) -> i64 {
-        let least = if tiles > INVARIANT_LONG_TILES { INVARIANT_LONG_TILES } else { 0 };
-        ceil_div(tiles, self.invariant_tiles.max(least)).clamp(1, INVARIANT_MAX_PIECES)
+    /// Pieces that a batch-invariant plan can have.
+    pub fn most_pieces(&self) -> i64 {
+        self.requests * self.invariant.count(self.max_tiles)
     }
 
     /// Requests that a plan can split: each has a cut of its own, or may be cut by its length.
@@ -79,10 +112,7 @@ impl From<&Shape> for Work {
             max_tiles: ceil_div(shape.max_tokens(), TILE_TOKENS),
             request_cost: if shape.layout.is_fp8() { REQUEST_COST } else { request_cost(shape.rows()) },
             batch_invariant: shape.batch_invariant,
-            invariant_tiles: match shape.layout.is_fp8() {
-                true => INVARIANT_PIECE_TILES,
-                false => INVARIANT_PIECE_TILES * ceil_div(shape.rows(), BLOCK_ROWS).max(1),
-            },
+            invariant: invariant_cuts(if shape.layout.is_fp8() { shape.h_q } else { shape.rows() }),
         }
     }
 }
@@ -95,7 +125,7 @@ impl From<&sparse_decode::Shape> for Work {
             max_tiles: ceil_div(shape.topk, TILE_TOKENS) + ceil_div(shape.extra_topk(), TILE_TOKENS),
             request_cost: REQUEST_COST,
             batch_invariant: shape.batch_invariant,
-            invariant_tiles: INVARIANT_PIECE_TILES,
+            invariant: INVARIANT_CUTS_SPARSE,
         }
     }
 }
@@ -136,13 +166,15 @@ pub struct Border {
     pub tile: i32,
 }
 
-/// How a batch-invariant plan cuts a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RequestPlan {
-    /// Slot of the first piece, of a request that is split.
-    pub slot_base: i32,
-    /// Tiles of a piece; 0: the request is whole.
-    pub piece_tiles: i32,
+/// A piece as a batch-invariant plan deals it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DealtPiece {
+    pub request: i32,
+    pub tiles: (i32, i32),
+    /// As in [`Piece`]; -1: there is none.
+    pub slot: i32,
+    /// The next piece of the same partition, which lies further behind; -1: there is none.
+    pub next: i32,
 }
 
 /// A request that is split, as those need it who combine its pieces.
@@ -157,18 +189,18 @@ pub struct Split {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// `partitions + 1` borders; stretch p is `borders[p] .. borders[p + 1]`.
-    pub borders: Vec<Border>,
-    /// All requests of a batch-invariant plan; others say nothing here.
-    pub requests: Vec<RequestPlan>,
+    pub work: Assignment,
     /// The requests that are split, in order.
     pub splits: Vec<Split>,
 }
 
-impl Plan {
-    fn request(&self, i: i32) -> RequestPlan {
-        self.requests.get(i as usize).copied().unwrap_or_default()
-    }
+/// What each partition computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Assignment {
+    /// Default plans: `partitions + 1` borders; stretch p is `borders[p] .. borders[p + 1]`.
+    Stretches(Vec<Border>),
+    /// Batch-invariant plans: all pieces, of which the first are the first of the partitions in order.
+    Pieces(Vec<DealtPiece>),
 }
 
 /// A contiguous run of tiles of one request, computed by one worker.
@@ -191,6 +223,15 @@ fn request_cost(rows: i64) -> i64 {
     FEW_ROWS_REQUEST_COSTS.iter().find(|(most, _)| rows <= *most).map_or(REQUEST_COST, |(_, cost)| *cost)
 }
 
+/// Of requests of so many rows in dense decode. Where a request takes several row blocks as many times fewer partitions compute
+/// its pieces, so there need not be more of them. Of few rows a piece costs little more than its tiles (cuda/NOTES.md).
+pub fn invariant_cuts(rows: i64) -> InvariantCuts {
+    if rows <= FEW_ROWS {
+        return INVARIANT_CUTS_FEW_ROWS;
+    }
+    InvariantCuts { tiles: 32 * ceil_div(rows, BLOCK_ROWS).max(2), most: 16 }
+}
+
 /// Makes the plan for the given lengths.
 pub fn plan(shape: &Shape, partitions: i64, lens: &[i32]) -> Plan {
     let tiles: Vec<i64> = lens.iter().map(|l| tiles(shape, *l)).collect();
@@ -200,26 +241,25 @@ pub fn plan(shape: &Shape, partitions: i64, lens: &[i32]) -> Plan {
 /// Makes the plan for requests of so many tiles.
 pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan {
     let work = work.into();
-    let (n, request_cost) = (tiles.len(), work.request_cost);
-    let pieces = |t: i64| if work.batch_invariant { work.invariant_pieces(t) } else { 1 };
-    let piece_tiles = |t: i64| ceil_div(t, pieces(t)).max(1);
-    // A request's pieces after rounding up their size; each costs the fixed work once.
-    let count = |t: i64| if work.batch_invariant { ceil_div(t, piece_tiles(t)).max(1) } else { 1 };
+    match work.batch_invariant {
+        true => deal(&work, partitions, tiles),
+        false => stretches(&work, partitions, tiles),
+    }
+}
 
+fn stretches(work: &Work, partitions: i64, tiles: &[i64]) -> Plan {
+    let (n, request_cost) = (tiles.len(), work.request_cost);
     let mut start = Vec::with_capacity(n + 1);
-    let mut slot_base = Vec::with_capacity(n);
-    let (mut line, mut slots) = (0i64, 0i64);
+    let mut line = 0i64;
     for t in tiles {
         start.push(line);
-        slot_base.push(slots);
-        line += t + request_cost * count(*t);
-        slots += if count(*t) > 1 { count(*t) } else { 0 };
+        line += t + request_cost;
     }
     start.push(line);
 
     let mut stretch = ceil_div(line, partitions).max(MIN_STRETCH);
     let mut equal_pieces = None;
-    if let (false, Some(t)) = (work.batch_invariant, uniform(tiles)) {
+    if let Some(t) = uniform(tiles) {
         match Uniform::new(n as i64, partitions, t, request_cost) {
             Uniform::Whole { each } => stretch = each * (t + request_cost),
             Uniform::Pieces(pieces) => equal_pieces = Some((pieces, t)),
@@ -233,38 +273,61 @@ pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan
                 Border { request: (p / pieces) as i32, tile: (p % pieces * t / pieces) as i32 }
             }
             Some(_) => Border { request: n as i32, tile: 0 },
-            None => border(&work, &start, tiles, p * stretch, stretch, piece_tiles),
+            None => border(work, &start, tiles, p * stretch, stretch),
         });
     }
     borders[partitions as usize] = Border { request: n as i32, tile: 0 };
 
-    let (mut requests, mut splits) = (Vec::new(), Vec::new());
-    if work.batch_invariant {
-        for (i, t) in tiles.iter().enumerate() {
-            let (request, slot_base, pieces) = (i as i32, slot_base[i] as i32, count(*t) as i32);
-            requests.push(RequestPlan { slot_base, piece_tiles: if pieces > 1 { piece_tiles(*t) as i32 } else { 0 } });
-            if pieces > 1 {
-                splits.push(Split { request, pieces, first_slot: slot_base, rest_slot: slot_base + 1 });
-            }
+    let mut splits = Vec::new();
+    for cut in 1..partitions as usize {
+        let (at, before) = (borders[cut], borders[cut - 1]);
+        if at.tile == 0 || (before.request == at.request && before.tile > 0) {
+            continue;
         }
-    } else {
-        for cut in 1..partitions as usize {
-            let (at, before) = (borders[cut], borders[cut - 1]);
-            if at.tile == 0 || (before.request == at.request && before.tile > 0) {
-                continue;
-            }
-            // Cuts inside a request follow one another: no partition between them is empty.
-            let (request, first) = (at.request, cut as i32 - 1);
-            let last = borders[..partitions as usize].partition_point(|b| b.request <= request) as i32 - 1;
-            splits.push(Split {
-                request,
-                pieces: last - first + 1,
-                first_slot: slot(work, partitions, request, &RequestPlan::default(), first, 0),
-                rest_slot: first,
-            });
+        // Cuts inside a request follow one another: no partition between them is empty.
+        let (request, first) = (at.request, cut as i32 - 1);
+        let last = borders[..partitions as usize].partition_point(|b| b.request <= request) as i32 - 1;
+        splits.push(Split {
+            request,
+            pieces: last - first + 1,
+            first_slot: slot(work.requests, partitions, request, first, 0),
+            rest_slot: first,
+        });
+    }
+    Plan { work: Assignment::Stretches(borders), splits }
+}
+
+/// A batch-invariant plan: the largest pieces first, each to the partition that has least to do, the first of these;
+/// [`DEALT_PIECES`] at a time, in the order of the requests. Pieces of equal size keep that order.
+fn deal(work: &Work, partitions: i64, tiles: &[i64]) -> Plan {
+    let (mut pieces, mut splits) = (Vec::new(), Vec::new());
+    let mut slots = 0;
+    for (i, t) in tiles.iter().enumerate() {
+        let count = work.invariant.count(*t) as i32;
+        let split = count > 1;
+        let first_slot = slots;
+        for (begin, end) in work.invariant.of(*t) {
+            let slot = if split { slots } else { -1 };
+            slots += i32::from(split);
+            pieces.push(DealtPiece { request: i as i32, tiles: (begin as i32, end as i32), slot, next: -1 });
+        }
+        if split {
+            splits.push(Split { request: i as i32, pieces: count, first_slot, rest_slot: first_slot + 1 });
         }
     }
-    Plan { borders, requests, splits }
+    let cost = |piece: &DealtPiece| ((piece.tiles.1 - piece.tiles.0) as i64 + work.request_cost).min(MOST_COST);
+    pieces.chunks_mut(DEALT_PIECES as usize).for_each(|together| together.sort_by_key(|piece| Reverse(cost(piece))));
+
+    let mut loads: BinaryHeap<Reverse<(i64, usize)>> = (0..partitions as usize).map(|p| Reverse((0, p))).collect();
+    let mut last = vec![None; partitions as usize];
+    for i in 0..pieces.len() {
+        let Some(Reverse((load, p))) = loads.pop() else { break };
+        loads.push(Reverse((load + cost(&pieces[i]), p)));
+        if let Some(before) = last[p].replace(i) {
+            pieces[before].next = i as i32;
+        }
+    }
+    Plan { work: Assignment::Pieces(pieces), splits }
 }
 
 /// The tiles of every request, if all have as many.
@@ -303,27 +366,18 @@ impl Uniform {
 }
 
 /// Where position `x` of the line cuts it.
-fn border(work: &Work, start: &[i64], tiles: &[i64], x: i64, stretch: i64, piece_tiles: impl Fn(i64) -> i64) -> Border {
+fn border(work: &Work, start: &[i64], tiles: &[i64], x: i64, stretch: i64) -> Border {
     let n = tiles.len();
     let i = start.partition_point(|s| *s <= x).saturating_sub(1);
     if i >= n {
         return Border { request: n as i32, tile: 0 };
     }
     let (t, off) = (tiles[i], x - start[i]);
-    let tile = if work.batch_invariant {
-        // To the nearest border between pieces; each piece is preceded by its fixed work.
-        let step = piece_tiles(t) + work.request_cost;
-        (off + step / 2) / step * piece_tiles(t)
-    } else {
-        let least = MIN_PIECE_TILES.min(stretch);
-        let tile = (off - work.request_cost).max(0);
-        if tile < least {
-            0
-        } else if t - tile < least || t < MIN_SPLIT_TILES {
-            t
-        } else {
-            tile
-        }
+    let least = MIN_PIECE_TILES.min(stretch);
+    let tile = match (off - work.request_cost).max(0) {
+        tile if tile < least => 0,
+        tile if t - tile < least || t < MIN_SPLIT_TILES => t,
+        tile => tile,
     };
     if tile > 0 && tile >= t {
         Border { request: i as i32 + 1, tile: 0 }
@@ -336,8 +390,7 @@ fn border(work: &Work, start: &[i64], tiles: &[i64], x: i64, stretch: i64, piece
 pub fn max_slots(work: impl Into<Work>, partitions: i64) -> i64 {
     let work = work.into();
     if work.batch_invariant {
-        let pieces = work.invariant_pieces(work.max_tiles);
-        return if pieces > 1 { work.requests * pieces } else { 0 };
+        return if work.invariant.count(work.max_tiles) > 1 { work.most_pieces() } else { 0 };
     }
     if work.max_tiles < MIN_SPLIT_TILES {
         return 0;
@@ -345,16 +398,13 @@ pub fn max_slots(work: impl Into<Work>, partitions: i64) -> i64 {
     (partitions - 1) + work.requests.min(partitions - 1)
 }
 
-/// The slot of a piece that begins at `tile` in partition `p`, of a split request.
-pub fn slot(work: impl Into<Work>, partitions: i64, request: i32, rec: &RequestPlan, p: i32, tile: i32) -> i32 {
-    if rec.piece_tiles > 0 {
-        return rec.slot_base + tile / rec.piece_tiles;
-    }
+/// The slot of a piece that begins at `tile` in partition `p`, of a request that a default plan of so many splits.
+fn slot(requests: i64, partitions: i64, request: i32, p: i32, tile: i32) -> i32 {
     let cuts = partitions as i32 - 1;
     if tile > 0 {
         // One slot for the piece behind each cut ...
         p - 1
-    } else if work.into().requests < partitions {
+    } else if requests < partitions {
         // ... and one for the first piece of each request, or partition where those are fewer.
         cuts + request
     } else {
@@ -370,23 +420,33 @@ pub fn pieces(shape: &Shape, partitions: i64, plan: &Plan, lens: &[i32]) -> Vec<
 
 /// As [`pieces`], for requests of so many tiles.
 pub fn pieces_of_tiles(work: impl Into<Work>, partitions: i64, plan: &Plan, tiles: &[i64]) -> Vec<Piece> {
-    let work = work.into();
+    let requests = work.into().requests;
     let mut all = Vec::new();
-    for p in 0..partitions as usize {
-        let (mut at, end) = (plan.borders[p], plan.borders[p + 1]);
-        while at < end {
-            let rec = &plan.request(at.request);
-            let total = tiles[at.request as usize] as i32;
-            let mut stop = if at.request == end.request { end.tile } else { total };
-            if rec.piece_tiles > 0 {
-                stop = stop.min((at.tile / rec.piece_tiles + 1) * rec.piece_tiles).min(total);
+    let borders = match &plan.work {
+        Assignment::Stretches(borders) => borders,
+        Assignment::Pieces(pieces) => {
+            for partition in 0..partitions as i32 {
+                let mut i = partition;
+                while let Some(DealtPiece { request, tiles, slot, next }) = pieces.get(i as usize).copied() {
+                    let slot = (slot >= 0).then_some(slot);
+                    all.push(Piece { partition, request, tiles, slot });
+                    i = next;
+                }
             }
+            return all;
+        }
+    };
+    for p in 0..partitions as usize {
+        let (mut at, end) = (borders[p], borders[p + 1]);
+        while at < end {
+            let total = tiles[at.request as usize] as i32;
+            let stop = if at.request == end.request { end.tile } else { total };
             let whole = at.tile == 0 && stop == total;
             all.push(Piece {
                 partition: p as i32,
                 request: at.request,
                 tiles: (at.tile, stop),
-                slot: if whole { None } else { Some(slot(work, partitions, at.request, rec, p as i32, at.tile)) },
+                slot: if whole { None } else { Some(slot(requests, partitions, at.request, p as i32, at.tile)) },
             });
             at = if stop == total {
                 Border { request: at.request + 1, tile: 0 }

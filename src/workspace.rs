@@ -2,9 +2,7 @@
 //! and by the launches alike.
 
 use crate::problem::dense_decode::{Shape, D_V};
-use crate::schedule::{
-    self, ceil_div, Grid, Work, BLOCK_ROWS, INVARIANT_MAX_PIECES, INVARIANT_PIECE_TILES, TILE_TOKENS,
-};
+use crate::schedule::{self, ceil_div, Grid, Work, BLOCK_ROWS, FEW_ROWS, TILE_TOKENS};
 
 /// Regions begin at multiples of this many bytes.
 const ALIGN: u64 = 256;
@@ -12,12 +10,12 @@ const ALIGN: u64 = 256;
 pub const FRAGMENT_ROWS: i64 = 16;
 
 /// The plan buffer: `partitions + 1` borders of 16 bytes; the list of split requests, 16 bytes each and as many
-/// before them; in a batch-invariant plan a record of 8 bytes for each request.
+/// before them; in a batch-invariant plan a record of 24 bytes for each piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanLayout {
     pub borders: u64,
     pub splits: u64,
-    pub requests: u64,
+    pub pieces: u64,
     /// Requests that the list has room for.
     pub most_splits: i64,
     pub size: u64,
@@ -26,12 +24,11 @@ pub struct PlanLayout {
 impl PlanLayout {
     pub fn new(work: impl Into<Work>, partitions: i64) -> PlanLayout {
         let work = work.into();
-        let Work { requests: b, batch_invariant, .. } = work;
         let splits = align((partitions as u64 + 1) * 16);
         let most_splits = work.most_splits(partitions);
-        let requests = align(splits + (1 + most_splits as u64) * 16);
-        let size = if batch_invariant { align(requests + b as u64 * 8) } else { requests };
-        PlanLayout { borders: 0, splits, requests, most_splits, size }
+        let pieces = align(splits + (1 + most_splits as u64) * 16);
+        let size = if work.batch_invariant { align(pieces + work.most_pieces() as u64 * 24) } else { pieces };
+        PlanLayout { borders: 0, splits, pieces, most_splits, size }
     }
 }
 
@@ -79,8 +76,10 @@ pub fn plan_size(shape: &Shape, multiprocessors: i64) -> u64 {
     if shape.is_empty() {
         return 0;
     }
-    let grid = Grid::new(&Shape { s_q: 1, ..*shape }, multiprocessors);
-    PlanLayout::new(shape, grid.partitions).size
+    // Of one query token there are the most partitions, and a request is cut into the most pieces.
+    let one = Shape { s_q: 1, ..*shape };
+    let work = Work { invariant: Work::from(&one).invariant, ..shape.into() };
+    PlanLayout::new(work, Grid::new(&one, multiprocessors).partitions).size
 }
 
 /// Bytes that suffice for every `b`, `s_q` and `max_blocks_per_seq` up to the shape's: fewer query
@@ -101,15 +100,18 @@ pub fn workspace_size(shape: &Shape, multiprocessors: i64) -> u64 {
     // batch-invariant one cuts into fewer pieces as row blocks become more, so that there the most that are cut into as
     // many count.
     let mut largest = size(shape.s_q);
-    let mut at_most = |row_blocks: i64| {
-        let s_q = row_blocks.saturating_mul(BLOCK_ROWS) / shape.group();
+    let mut at_most = |rows: i64| {
+        let s_q = rows / shape.group();
         if s_q >= 1 && s_q <= shape.s_q {
             largest = largest.max(size(s_q));
         }
     };
-    (1..=multiprocessors).for_each(&mut at_most);
-    let tiles = ceil_div(shape.max_tokens(), TILE_TOKENS);
-    (1..INVARIANT_MAX_PIECES).for_each(|pieces| at_most(ceil_div(tiles, pieces * INVARIANT_PIECE_TILES) - 1));
+    at_most(FEW_ROWS);
+    (1..=multiprocessors).for_each(|row_blocks| at_most(row_blocks * BLOCK_ROWS));
+    // Of so many row blocks a piece has as many tiles as of one, for each.
+    let (tiles, cuts) = (ceil_div(shape.max_tokens(), TILE_TOKENS), schedule::invariant_cuts(4 * BLOCK_ROWS));
+    (1..cuts.most)
+        .for_each(|pieces| at_most((ceil_div(tiles, pieces * cuts.tiles / 4) - 1).saturating_mul(BLOCK_ROWS)));
     // The first s_q, where a group alone takes several row blocks.
     if ceil_div(shape.group(), BLOCK_ROWS) > 1 {
         largest = largest.max(size(1));

@@ -51,16 +51,29 @@ fn a_million_batches() {
         let Batch { shape, partitions, lens } = batch(&mut r);
         let plan = plan(&shape, partitions, &lens);
         let what = || format!("{partitions} partitions, {shape:?}, {lens:?}\n{plan:?}");
-        assert_eq!(plan.borders.len() as i64, partitions + 1);
-        assert!(plan.borders.windows(2).all(|w| w[0] <= w[1]), "borders out of order: {}", what());
-        assert_eq!(plan.borders[0], Border::default(), "{}", what());
+        let mut all = pieces(&shape, partitions, &plan, &lens);
+        match &plan.work {
+            Assignment::Stretches(borders) => {
+                assert_eq!(borders.len() as i64, partitions + 1);
+                assert!(borders.windows(2).all(|w| w[0] <= w[1]), "borders out of order: {}", what());
+                assert_eq!(borders[0], Border::default(), "{}", what());
+            }
+            Assignment::Pieces(pieces) => {
+                assert_eq!(all.len(), pieces.len(), "{}", what());
+                // What the plan buffer has room for.
+                assert!(pieces.len() as i64 <= Work::from(&shape).most_pieces(), "{}", what());
+                // Chains lead on, so that they end.
+                assert!(pieces.iter().enumerate().all(|(i, p)| p.next < 0 || p.next as usize > i), "{}", what());
+                all.sort_by_key(|piece| (piece.request, piece.tiles));
+            }
+        }
 
-        // In the order of the workers the tiles of each request follow one another, from none to all.
+        // In the order of the workers, or sorted, the tiles of each request follow one another, from none to all.
         let slots = max_slots(&shape, partitions);
         let mut next = BTreeMap::new();
         let mut taken = HashSet::new();
         let mut of_request: BTreeMap<i32, Vec<Piece>> = BTreeMap::new();
-        for piece in pieces(&shape, partitions, &plan, &lens) {
+        for piece in all {
             let at = next.insert(piece.request, piece.tiles.1);
             assert_eq!(at.unwrap_or(0), piece.tiles.0, "{}", what());
             if let Some(slot) = piece.slot {
@@ -93,7 +106,8 @@ fn a_million_batches() {
     }
 }
 
-/// No worker gets much more than its share: a stretch, and what the rounding of its two borders adds.
+/// No worker gets much more than its share: a stretch, and what the rounding of its two borders adds; in a
+/// batch-invariant plan, where each piece goes to whom has least to do, less than a piece.
 #[test]
 fn stretches_are_balanced() {
     let mut r = Random(5);
@@ -102,24 +116,19 @@ fn stretches_are_balanced() {
         let request_cost = Work::from(&shape).request_cost;
         let cost = |t: i64| t + request_cost;
         let plan = plan(&shape, partitions, &lens);
-        let line: i64 = if shape.batch_invariant {
-            pieces(&shape, partitions, &plan, &lens).iter().map(|p| cost((p.tiles.1 - p.tiles.0) as i64)).sum()
-        } else {
-            lens.iter().map(|l| cost(tiles(&shape, *l))).sum()
+        let all = pieces(&shape, partitions, &plan, &lens);
+        let costs = || all.iter().map(|p| cost((p.tiles.1 - p.tiles.0) as i64));
+        let line: i64 = match shape.batch_invariant {
+            true => costs().sum(),
+            false => lens.iter().map(|l| cost(tiles(&shape, *l))).sum(),
         };
-        let longest = tiles(&shape, i32::MAX);
         let rounding = match shape.batch_invariant {
-            // A border moves by at most half a piece and its fixed work.
-            true => {
-                let work = Work::from(&shape);
-                ceil_div(longest, work.invariant_pieces(longest)).max(work.invariant_tiles).max(INVARIANT_LONG_TILES)
-                    + request_cost
-            }
+            true => costs().max().unwrap() - 1,
             // By less than a piece that is too small to be one, or by the fixed work of a request.
             false => 2 * MIN_PIECE_TILES + 2 * request_cost,
         };
         let mut load = vec![0; partitions as usize];
-        for p in pieces(&shape, partitions, &plan, &lens) {
+        for p in all {
             load[p.partition as usize] += cost((p.tiles.1 - p.tiles.0) as i64);
         }
         let most = load.into_iter().max().unwrap();
@@ -137,7 +146,7 @@ fn equal_requests_are_cut_into_equal_pieces() {
         max_tiles: 4096,
         request_cost: REQUEST_COST,
         batch_invariant: false,
-        invariant_tiles: INVARIANT_PIECE_TILES,
+        invariant: INVARIANT_CUTS_SPARSE,
     };
     let uniform = |requests, partitions, tiles| Uniform::new(requests, partitions, tiles, REQUEST_COST);
     let mut cut = 0;
@@ -190,14 +199,51 @@ fn pieces_of_batch_invariant_plans() {
         };
         Shape { batch_invariant: true, ..Shape::check(&raw).unwrap() }
     };
-    let pieces =
-        |h_q, tiles: &[i64]| tiles.iter().map(|t| Work::from(&shape(h_q)).invariant_pieces(*t)).collect::<Vec<_>>();
-    // One row block: pieces of 32 tiles, in requests of more than 64 of 64.
-    assert_eq!(pieces(64, &[0, 1, 32, 33, 64, 65, 128, 129, 1024, 1025]), [1, 1, 1, 2, 2, 2, 2, 3, 16, 16]);
-    assert_eq!(pieces(1, &[32, 33, 64, 128, 129]), [1, 2, 2, 2, 3]);
-    // As many times longer as there are row blocks.
-    assert_eq!(pieces(65, &[64, 65, 128, 129, 1024, 1025]), [1, 2, 2, 3, 16, 16]);
-    assert_eq!(pieces(129, &[96, 97, 192, 193]), [1, 2, 2, 3]);
+    let cuts = |h_q| Work::from(&shape(h_q)).invariant;
+    let counts = |h_q, tiles: &[i64]| tiles.iter().map(|t| cuts(h_q).count(*t)).collect::<Vec<_>>();
+    let pieces = |h_q, tiles| cuts(h_q).of(tiles).collect::<Vec<_>>();
+    // Few rows: pieces of 32 tiles, 32 at most. One row block and two: 64, and 16 at most. Then as many times longer as there
+    // are more row blocks.
+    for h_q in [1, 32] {
+        assert_eq!(
+            counts(h_q, &[0, 1, 32, 33, 64, 65, 992, 993, 1024, 1025, 9999]),
+            [1, 1, 1, 2, 2, 3, 31, 32, 32, 32, 32]
+        );
+    }
+    for h_q in [33, 64, 65, 128] {
+        assert_eq!(counts(h_q, &[64, 65, 128, 129, 960, 961, 1024, 1025]), [1, 2, 2, 3, 15, 16, 16, 16]);
+    }
+    assert_eq!(counts(129, &[96, 97, 192, 193]), [1, 2, 2, 3]);
+    // A rest of a quarter of a piece, and of less.
+    assert_eq!(pieces(128, 144), [(0, 64), (64, 128), (128, 144)]);
+    assert_eq!(pieces(128, 143), [(0, 64), (64, 104), (104, 143)]);
+    assert_eq!(pieces(128, 0), [(0, 0)]);
+    assert_eq!(pieces(16, 33), [(0, 17), (17, 33)]);
+    // Past the most pieces they become longer.
+    assert_eq!(pieces(128, 2000)[..2], [(0, 125), (125, 250)]);
+}
+
+/// What the buffers have room for is enough for every length.
+#[test]
+fn longer_requests_have_no_fewer_pieces() {
+    let mut all: Vec<InvariantCuts> = [1, 32, 33, 64, 65, 128, 129, 256, 257, 1024].map(invariant_cuts).into();
+    all.push(INVARIANT_CUTS_SPARSE);
+    for cuts in all {
+        let mut before = 1;
+        for tiles in 0..20_000 {
+            let pieces: Vec<_> = cuts.of(tiles).collect();
+            let count = pieces.len() as i64;
+            assert_eq!(count, cuts.count(tiles));
+            assert!((before..=cuts.most).contains(&count), "{cuts:?} {tiles}");
+            before = count;
+            assert_eq!((pieces[0].0, pieces[pieces.len() - 1].1), (0, tiles), "{cuts:?} {tiles}");
+            assert!(pieces.windows(2).all(|two| two[0].1 == two[1].0), "{cuts:?} {tiles}");
+            let most = cuts.tiles.max(ceil_div(tiles, cuts.most));
+            let fine = |(begin, end): &(i64, i64)| count == 1 || (most / 4..=most).contains(&(end - begin));
+            assert!(pieces.iter().all(fine), "{cuts:?} {tiles}: {pieces:?}");
+        }
+        assert_eq!(before, cuts.most);
+    }
 }
 
 /// The cuts of a batch-invariant plan follow from a request's own length.
@@ -213,7 +259,9 @@ fn invariant_cuts_do_not_depend_on_the_batch() {
         let own = [lens[i]];
         let one = pieces(&alone, partitions, &plan(&alone, partitions, &own), &own);
         let cuts = |pieces: &[Piece], request: i32| -> Vec<(i32, i32)> {
-            pieces.iter().filter(|p| p.request == request).map(|p| p.tiles).collect()
+            let mut cuts: Vec<_> = pieces.iter().filter(|p| p.request == request).map(|p| p.tiles).collect();
+            cuts.sort();
+            cuts
         };
         assert_eq!(cuts(&all, i as i32), cuts(&one, 0), "{shape:?} {lens:?} request {i}");
     }

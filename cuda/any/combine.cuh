@@ -38,7 +38,7 @@ __device__ __forceinline__ float sink_weight(const DenseDecodeParams&, int64_t, 
 // Requests that the plan's list of split ones has room for, as PlanLayout (src/workspace.rs) has it.
 __device__ __forceinline__ int most_splits(const CombineParams& p) { return p.most_splits; }
 __device__ __forceinline__ int most_splits(const DenseDecodeParams& p) {
-    return p.requests != 0 ? p.b : min(p.b, p.partitions - 1);
+    return p.pieces != 0 ? p.b : min(p.b, p.partitions - 1);
 }
 
 // `Params` is that of any kernel that writes pieces; `ready(split)`, by all threads, waits until those of a request are there.

@@ -1,14 +1,13 @@
-// The plan of a split-KV decode: the same integers as src/schedule.rs, which defines and explains them.
+// The default plan of a split-KV decode: the same integers as src/schedule.rs, which defines and explains them.
 //
 // One thread block. The requests are dealt out in contiguous runs, one to a thread; a scan over the runs gives each
 // thread the position on the line at which its run begins. Then a thread a stretch looks up in which run, and in it in
-// which request, the stretch begins. The split requests are listed by the threads of their last cuts, or in a
-// batch-invariant plan by their own.
+// which request, the stretch begins. The split requests are listed by the threads of their last cuts.
 //
 // What a plan takes is instructions: a warp's each take a slot of their scheduler, and the first time they come from
-// memory, too. So there are no more threads than partitions and few requests a thread ask for (src/gpu/plan.rs), the
-// default plan and the batch-invariant one are kernels of their own, what happens twice is a loop around one copy of its
-// code, and nothing is unrolled.
+// memory, too. So there are no more threads than partitions and few requests a thread ask for (src/gpu/plan.rs), what
+// happens twice is a loop around one copy of its code, and nothing is unrolled.
+#include "any/plan_sums.cuh"
 #include "common/grid_dependency.cuh"
 #include "common/lengths.cuh"
 #include "common/plan.cuh"
@@ -16,77 +15,6 @@
 
 namespace flashmla {
 namespace {
-
-constexpr int kMaxThreads = 1024;
-
-// How a request is cut by a batch-invariant plan; by others it counts as one piece.
-struct Cut {
-    int pieces, piece_tiles;
-};
-
-template <bool kInvariant>
-__device__ __forceinline__ Cut cut(const PlanParams& p, int tiles) {
-    if (!kInvariant) return {1, max(tiles, 1)};
-    const int aim = max(int(p.invariant_tiles), tiles > kInvariantLongTiles ? kInvariantLongTiles : 0);
-    const int wanted = min(max((tiles + aim - 1) / aim, 1), kInvariantMaxPieces);
-    const int piece_tiles = max((tiles + wanted - 1) / wanted, 1);
-    return {max((tiles + piece_tiles - 1) / piece_tiles, 1), piece_tiles};
-}
-
-// Sums over requests: what they take on the line, and in a batch-invariant plan also their pieces, and of those that
-// their own length splits, how many accumulators and how many they are.
-template <bool kInvariant>
-struct Sums {
-    static constexpr int kLine = 0, kPieces = 1, kSlots = 2, kSplits = 3, kCount = kInvariant ? 4 : 1;
-    int64_t of[kCount];
-
-    __device__ __forceinline__ void add(int tiles, Cut c, int64_t request_cost) {
-        of[kLine] += tiles + request_cost * c.pieces;
-        if constexpr (kInvariant) {
-            const bool split = c.pieces > 1;
-            of[kPieces] += c.pieces;
-            of[kSlots] += split ? c.pieces : 0;
-            of[kSplits] += split;
-        }
-    }
-    // Of threads before this one in the warp and this one.
-    __device__ __forceinline__ Sums scan(int lane) const {
-        Sums x = *this;
-#pragma unroll 1
-        for (int step = 1; step < 32; step *= 2) {
-            for (int64_t& sum : x.of) {
-                const int64_t left = __shfl_up_sync(~0u, sum, step);
-                sum += lane >= step ? left : 0;
-            }
-        }
-        return x;
-    }
-};
-
-__device__ __forceinline__ int warps() { return blockDim.x / 32; }
-
-// Sums over the threads before this one; and in `total` over all.
-template <bool kInvariant>
-__device__ __forceinline__ Sums<kInvariant> exclusive_scan(Sums<kInvariant> mine, Sums<kInvariant>& total) {
-    __shared__ Sums<kInvariant> warp_sums[kMaxThreads / 32];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    Sums<kInvariant> x = mine, within;
-#pragma unroll 1
-    for (int level = 0;; ++level) {
-        x = x.scan(lane);
-        if (level == 1) break;
-        if (lane == 31) warp_sums[warp] = x;
-        __syncthreads();
-        within = x;
-        x = lane < warps() ? warp_sums[lane] : Sums<kInvariant>{};
-    }
-    for (int i = 0; i < mine.kCount; ++i) {
-        total.of[i] = __shfl_sync(~0u, x.of[i], 31);
-        const int64_t before = __shfl_sync(~0u, x.of[i], max(warp - 1, 0));
-        within.of[i] += (warp > 0 ? before : 0) - mine.of[i];
-    }
-    return within;
-}
 
 // The largest of all threads' numbers, none of which is negative.
 __device__ __forceinline__ int largest(int mine) {
@@ -119,13 +47,7 @@ __device__ __forceinline__ int64_t over_partitions(const PlanParams& p, int64_t 
 }
 
 // Where position `offset` of a request's stretch of the line cuts it: at its end if not before its last tile.
-template <bool kInvariant>
-__device__ __forceinline__ int64_t tile_at(const PlanParams& p, int tiles, Cut c, int64_t offset, int64_t stretch) {
-    if (kInvariant) {
-        // To the nearest border between pieces. `offset` is less than 2^26, a request's tiles and costs.
-        const int step = c.piece_tiles + int(p.request_cost);
-        return int64_t((int(offset) + step / 2) / step) * c.piece_tiles;
-    }
+__device__ __forceinline__ int64_t tile_at(const PlanParams& p, int tiles, int64_t offset, int64_t stretch) {
     const int64_t least = min(int64_t(kMinPieceTiles), stretch);
     const int64_t tile = max(offset - p.request_cost, int64_t(0));
     if (tile < least) return 0;
@@ -164,14 +86,12 @@ __device__ __forceinline__ void list_splits(const PlanParams& p, const Border* b
     __syncthreads();
     if (last) {
         const int before = first_cuts[index] - 1;
-        splits[1 + index] = {request, cut - before + 1, slot_of({}, p.b, p.partitions, request, before, 0), before};
+        splits[1 + index] = {request, cut - before + 1, slot_of(p.b, p.partitions, request, before, 0), before};
     }
     if (cut == 0) splits[0] = {count};
 }
 
-template <bool kInvariant>
 __device__ __forceinline__ void make_plan(const PlanParams& p) {
-    using Sums = Sums<kInvariant>;
     __shared__ Border borders[kMaxPartitions + 1];
     __shared__ int64_t run_starts[kMaxThreads];
     // No fewer than partitions.
@@ -184,7 +104,7 @@ __device__ __forceinline__ void make_plan(const PlanParams& p) {
 
     // Twice along requests: each thread along its run, for the sums; and that of a border from the run in which the border
     // lies, at `x` of the line, to the request.
-    Sums sums = {}, start = {};
+    Sums<1> sums = {};
     int request = begin, end = run_end, tokens = 0, most_tiles = 0, plan_tiles = 0;
     int piece_begin = -1;  // where requests are cut into equal pieces: `x` is the request's start, and this its piece's
     int64_t line = 0, x = INT64_MAX, tile = 0, stretch = 0;
@@ -195,49 +115,41 @@ __device__ __forceinline__ void make_plan(const PlanParams& p) {
             const Unit unit(request, p.tokens);
             tokens = first_tokens(p, unit);
             const int tiles = tiles_of(tokens) + tiles_of(extra_tokens(p, unit));
-            const Cut c = cut<kInvariant>(p, tiles);
-            const int64_t next = line + tiles + p.request_cost * c.pieces;
+            const int64_t next = line + tiles + p.request_cost;
             if (x < next) {
-                tile = tile_at<kInvariant>(p, tiles, c, x - line, stretch);
+                tile = tile_at(p, tiles, x - line, stretch);
                 if (tile == 0 || tile < tiles) break;
                 // At the end of a request: the next one's start.
                 x = next, tile = 0;
             }
             line = next;
-            sums.add(tiles, c, p.request_cost);
+            sums.of[0] += tiles + p.request_cost;
             most_tiles = max(most_tiles, tiles);
         }
         if (pass == 1) break;
 
-        Sums total;
-        start = exclusive_scan(sums, total);
-        run_starts[thread] = start.of[Sums::kLine];
-        const int64_t all = total.of[Sums::kLine];
+        Sums<1> total;
+        run_starts[thread] = exclusive_scan(sums, total).of[0];
+        const int64_t all = total.of[0];
         stretch = max(over_partitions(p, all), int64_t(kMinStretch));
-        int64_t pieces = p.b;
-        if constexpr (kInvariant) {
-            pieces = total.of[Sums::kPieces];
-            __syncthreads();
-        } else {
-            const int tiles = largest(most_tiles), each = p.partitions_each;
-            const int64_t cost = tiles + p.request_cost, whole = over_partitions(p, p.b) * cost;
-            if (p.b * cost != all) {
-                // Not all are as long as the longest.
-            } else if (whole <= stretch + kSplitCost) {
-                // Whole requests, unless splitting them saves more than it costs.
-                stretch = whole;
-            } else if (each >= 2 && tiles >= kMinSplitTiles) {
-                // Pieces of equal length, one a partition, where the longest is no longer than a stretch.
-                const int longest = max((tiles - 1) / each + 1, int(min(int64_t(kMinPieceTiles), stretch)));
-                if (longest <= stretch) {
-                    const int pieces = (tiles - 1) / longest + 1, piece = thread % pieces;
-                    x = thread / pieces * cost;
-                    // piece * tiles / pieces, which might not fit.
-                    piece_begin = piece * (tiles / pieces) + piece * (tiles % pieces) / pieces;
-                }
+        const int longest = largest(most_tiles), each = p.partitions_each;
+        const int64_t cost = longest + p.request_cost, whole = over_partitions(p, p.b) * cost;
+        if (p.b * cost != all) {
+            // Not all are as long as the longest.
+        } else if (whole <= stretch + kSplitCost) {
+            // Whole requests, unless splitting them saves more than it costs.
+            stretch = whole;
+        } else if (each >= 2 && longest >= kMinSplitTiles) {
+            // Pieces of equal length, one a partition, where the longest is no longer than a stretch.
+            const int most = max((longest - 1) / each + 1, int(min(int64_t(kMinPieceTiles), stretch)));
+            if (most <= stretch) {
+                const int pieces = (longest - 1) / most + 1, piece = thread % pieces;
+                x = thread / pieces * cost;
+                // piece * longest / pieces, which might not fit.
+                piece_begin = piece * (longest / pieces) + piece * (longest % pieces) / pieces;
             }
         }
-        plan_tiles = int(min(all - p.request_cost * pieces, int64_t(INT32_MAX)));
+        plan_tiles = int(min(all - p.request_cost * p.b, int64_t(INT32_MAX)));
         // The border of this thread's partition, if there is one and work for it.
         if (piece_begin < 0) x = thread * stretch;
         if (thread >= p.partitions) break;
@@ -255,34 +167,14 @@ __device__ __forceinline__ void make_plan(const PlanParams& p) {
     }
     if (thread == 0) borders[p.partitions] = to[p.partitions] = line_end;
 
-    SplitPlan* const splits = reinterpret_cast<SplitPlan*>(p.splits);
-    if constexpr (kInvariant) {
-        int slots = int(start.of[Sums::kSlots]), index = int(start.of[Sums::kSplits]);
-#pragma unroll 1
-        for (int i = begin; i < run_end; ++i) {
-            const Cut c = cut<true>(p, unit_tiles(p, i));
-            const bool split = c.pieces > 1;
-            reinterpret_cast<RequestPlan*>(p.requests)[i] = {slots, split ? c.piece_tiles : 0};
-            if (!split) continue;
-            splits[1 + index++] = {i, c.pieces, slots, slots + 1};
-            slots += c.pieces;
-        }
-        if (thread == threads - 1) splits[0] = {index};
-    } else {
-        __syncthreads();
-        list_splits(p, borders, splits);
-    }
+    __syncthreads();
+    list_splits(p, borders, reinterpret_cast<SplitPlan*>(p.splits));
 }
 
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(kMaxThreads, 1) flashmla_plan(const __grid_constant__ PlanParams p) {
-    make_plan<false>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(kMaxThreads, 1)
-    flashmla_plan_batch_invariant(const __grid_constant__ PlanParams p) {
-    make_plan<true>(p);
+    make_plan(p);
 }
 
 }  // namespace flashmla

@@ -9,11 +9,12 @@ constexpr int kMinPieceTiles = 2;
 constexpr int kMinSplitTiles = 4;
 constexpr int kMinStretch = 1;
 constexpr int kSplitCost = 4;
-constexpr int kInvariantLongTiles = 64;
-constexpr int kInvariantMaxPieces = 16;
+constexpr int kDealtPieces = 1024;
+constexpr int kMostCost = 1048576;
 constexpr int kMaxPartitions = 1024;
 
-// The start of a stretch: a tile of a request, and how many tokens that has. And the tiles of the whole plan.
+// The start of a stretch: a tile of a request, and how many tokens that has. And the tiles of the whole plan. In a
+// batch-invariant plan the start of a partition's first piece.
 struct alignas(16) Border {
     int request, tile, tokens, plan_tiles;
 };
@@ -22,9 +23,12 @@ __device__ __forceinline__ bool operator<(Border a, Border b) {
     return a.request < b.request || (a.request == b.request && a.tile < b.tile);
 }
 
-// How a batch-invariant plan cuts a request: slot of the first piece and tiles of a piece, 0 for a whole request.
-struct alignas(8) RequestPlan {
-    int slot_base, piece_tiles;
+// A piece of a batch-invariant plan: of which tiles of a request, its accumulator (-1: the request is whole), and the
+// next one of the same partition, which lies further behind (-1: there is none). The first of each partition lie at the
+// begin.
+struct alignas(8) DealtPiece {
+    int request, tile_begin, tile_end;
+    int slot, next;
 };
 
 // A request that is split, and its accumulators: `first_slot` and the others in a row from `rest_slot` on. The list of
@@ -41,9 +45,8 @@ __device__ __forceinline__ int tiles_of(int tokens) {
     return tokens / kTileTokens + (tokens % kTileTokens != 0);
 }
 
-// Accumulator of the piece of a split request that begins at `tile` in `partition`.
-__device__ __forceinline__ int slot_of(RequestPlan plan, int b, int partitions, int request, int partition, int tile) {
-    if (plan.piece_tiles > 0) return plan.slot_base + tile / plan.piece_tiles;
+// Accumulator of the piece of a request split by a default plan that begins at `tile` in `partition`.
+__device__ __forceinline__ int slot_of(int b, int partitions, int request, int partition, int tile) {
     if (tile > 0) return partition - 1;
     return partitions - 1 + (b < partitions ? request : partition);
 }

@@ -89,13 +89,16 @@ const FEW_TILES: i64 = 16;
 /// The kernel for a shape: in which row of `DECODE`. With few rows of a KV head (heads of its group, times query tokens) a
 /// product whose M they take is mostly padding; the kernels for these have the operands swapped. The largest of them, for 64
 /// rows or several such row blocks, is taken where thread blocks have few tiles however long the requests are. In
-/// batch-invariant plans rows alone decide, since the bits of the two kernels differ.
+/// batch-invariant plans rows alone decide, since the bits of the two kernels differ: what takes long counts.
 fn decode_rows(shape: &Shape, grid: &Grid) -> usize {
     let last = DECODE.len() - 1;
     let rows = shape.rows();
     let by_rows = DECODE.iter().position(|decode| rows <= decode.rows).unwrap_or(last);
-    if by_rows < last - 1 || shape.batch_invariant {
+    if by_rows < last - 1 {
         return by_rows;
+    }
+    if shape.batch_invariant {
+        return last;
     }
     let tiles = ceil_div(shape.max_tokens(), TILE_TOKENS) * shape.b;
     // What does not fit 63 bits is not few.
@@ -245,7 +248,7 @@ impl GpuDevice {
             block_table_strides: problem.block_table.strides,
             borders: plan + layout.borders,
             // The borders say it all in a default plan, which saves each block a read.
-            requests: if shape.batch_invariant { plan + layout.requests } else { 0 },
+            pieces: if shape.batch_invariant { plan + layout.pieces } else { 0 },
             splits: plan + layout.splits,
             out: problem.out.addr,
             out_strides: outer_strides(&problem.out),

@@ -15,16 +15,17 @@ pub struct PlanParams {
     pub extra_lens_strides: [i64; 2],
     /// `Border [partitions + 1]`.
     pub borders: u64,
-    /// `RequestPlan [b]`, of a batch-invariant plan.
-    pub requests: u64,
+    /// `DealtPiece [pieces]`, of a batch-invariant plan.
+    pub pieces: u64,
     /// `SplitPlan`, one more than requests are split.
     pub splits: u64,
     /// (2^64 - 1) / partitions
     pub partitions_inverse: u64,
     /// Fixed work of a request, in tiles.
     pub request_cost: i64,
-    /// Tiles of a piece that a batch-invariant plan aims at.
-    pub invariant_tiles: i64,
+    /// See `InvariantCuts`.
+    pub invariant_tiles: i32,
+    pub invariant_most: i32,
     /// Requests of the plan, and of those a thread's.
     pub b: i32,
     pub run: i32,
@@ -49,9 +50,9 @@ pub struct DenseDecodeParams {
     pub cache_seqlens_stride: i64,
     pub block_table: u64,
     pub block_table_strides: [i64; 2],
-    /// The plan; `requests` is 0 unless it is batch-invariant, others say nothing there.
+    /// The plan; `pieces` is 0 unless it is batch-invariant.
     pub borders: u64,
-    pub requests: u64,
+    pub pieces: u64,
     pub splits: u64,
     /// BF16 or FP16; strides of request, token, head.
     pub out: u64,
@@ -126,9 +127,9 @@ pub struct SparseDecodeParams {
     /// FP32 `[h_q]`, or 0.
     pub attn_sink: u64,
     pub attn_sink_stride: i64,
-    /// The plan; `requests` is 0 unless it is batch-invariant, others say nothing there.
+    /// The plan; `pieces` is 0 unless it is batch-invariant.
     pub borders: u64,
-    pub requests: u64,
+    pub pieces: u64,
     pub splits: u64,
     /// BF16; strides of request, token, head.
     pub out: u64,

@@ -16,6 +16,8 @@ const MAX_THREADS: i64 = 1024;
 /// lie side by side come together. But cutting a request takes a batch-invariant plan long.
 const RUN: i64 = 2;
 const BATCH_INVARIANT_RUN: i64 = 1;
+/// And it sorts pieces.
+const BATCH_INVARIANT_THREADS: i64 = 512;
 const _: () = assert!(MAX_PARTITIONS <= MAX_THREADS);
 const PLAN: &CStr = c"flashmla_plan";
 const PLAN_BATCH_INVARIANT: &CStr = c"flashmla_plan_batch_invariant";
@@ -40,11 +42,12 @@ impl GpuDevice {
         let threads = threads(work, grid.partitions);
         let params = PlanParams {
             borders: plan + layout.borders,
-            requests: plan + layout.requests,
+            pieces: plan + layout.pieces,
             splits: plan + layout.splits,
             partitions_inverse: u64::MAX / grid.partitions as u64,
             request_cost: work.request_cost,
-            invariant_tiles: work.invariant_tiles,
+            invariant_tiles: work.invariant.tiles as i32,
+            invariant_most: work.invariant.most as i32,
             b: work.requests as i32,
             run: ceil_div(work.requests, threads) as i32,
             partitions: grid.partitions as i32,
@@ -60,8 +63,11 @@ impl GpuDevice {
 
 /// Whole warps.
 fn threads(work: Work, partitions: i64) -> i64 {
-    let run = if work.batch_invariant { BATCH_INVARIANT_RUN } else { RUN };
-    ceil_div(ceil_div(work.requests, run).min(MAX_THREADS).max(partitions), 32) * 32
+    let (run, least) = match work.batch_invariant {
+        true => (BATCH_INVARIANT_RUN, BATCH_INVARIANT_THREADS),
+        false => (RUN, 0),
+    };
+    ceil_div(ceil_div(work.requests, run).min(MAX_THREADS).max(partitions).max(least), 32) * 32
 }
 
 #[cfg(test)]
@@ -79,8 +85,8 @@ mod tests {
             ("kMinSplitTiles", MIN_SPLIT_TILES),
             ("kMinStretch", MIN_STRETCH),
             ("kSplitCost", SPLIT_COST),
-            ("kInvariantLongTiles", INVARIANT_LONG_TILES),
-            ("kInvariantMaxPieces", INVARIANT_MAX_PIECES),
+            ("kDealtPieces", DEALT_PIECES),
+            ("kMostCost", MOST_COST),
             ("kMaxPartitions", MAX_PARTITIONS),
         ] {
             assert!(source.contains(&format!("constexpr int {name} = {value};")), "{name}");
@@ -89,13 +95,20 @@ mod tests {
 
     #[test]
     fn launches_fit_the_kernel() {
-        let source = include_str!("../../cuda/any/plan.cu");
+        use crate::schedule::INVARIANT_CUTS_SPARSE;
+        let source = include_str!("../../cuda/any/plan_sums.cuh");
         assert!(source.contains(&format!("constexpr int kMaxThreads = {MAX_THREADS};")));
         for requests in [1, 2, 127, 128, 1024, 4096, 4097, 8192, i32::MAX as i64] {
             for partitions in [1, 2, 33, 66, 132, MAX_PARTITIONS] {
                 for batch_invariant in [false, true] {
                     let threads = threads(
-                        Work { requests, max_tiles: 1, request_cost: 1, batch_invariant, invariant_tiles: 32 },
+                        Work {
+                            requests,
+                            max_tiles: 1,
+                            request_cost: 1,
+                            batch_invariant,
+                            invariant: INVARIANT_CUTS_SPARSE,
+                        },
                         partitions,
                     );
                     assert!(threads % 32 == 0 && (partitions..=MAX_THREADS).contains(&threads));

@@ -28,7 +28,7 @@ const SHORT_TILES: i64 = 4;
 const SM90_SMEM_BYTES: u32 = 232448;
 
 /// By `Kind::index`.
-const DECODE: [&CStr; 13] = [
+const DECODE: [&CStr; 17] = [
     c"flashmla_sm90_sparse_decode_v32",
     c"flashmla_sm90_sparse_decode_v4",
     c"flashmla_sm90_sparse_decode_v32_pair",
@@ -42,11 +42,17 @@ const DECODE: [&CStr; 13] = [
     c"flashmla_sm90_sparse_decode_v4_whole",
     c"flashmla_sm90_sparse_decode_v32_pair_whole",
     c"flashmla_sm90_sparse_decode_v4_pair_whole",
+    c"flashmla_sm90_sparse_decode_v32_dealt",
+    c"flashmla_sm90_sparse_decode_v4_dealt",
+    c"flashmla_sm90_sparse_decode_v32_pair_dealt",
+    c"flashmla_sm90_sparse_decode_v4_pair_dealt",
 ];
-/// The first of those for short pieces in clusters, that for units in two pieces, and the first of those for whole units.
+/// The first of those for short pieces in clusters, that for units in two pieces, the first of those for whole units and the
+/// first of those for batch-invariant plans.
 const CLUSTER: usize = 6;
 const SPLIT: usize = 8;
 const WHOLE: usize = 9;
+const DEALT: usize = 13;
 /// Blocks that such a cluster can have, of which more than 8 must be allowed: powers of two up to `kMaxCluster` in
 /// `cuda/sm90/sparse_decode/short_config.cuh`, and 9, of which there is room for 8 clusters, as there is none of 10.
 const CLUSTERS: [u32; 5] = [2, 4, 8, 9, 16];
@@ -67,6 +73,9 @@ enum Kind {
     /// As `Single` and `Pair`, where the host knows that all query tokens have as many tiles and that none is split.
     Whole,
     WholePair,
+    /// As `Single` and `Pair`, by a batch-invariant plan.
+    Dealt,
+    DealtPair,
     /// For short pieces.
     Short,
     /// For short pieces: a cluster of so many blocks shares out the tiles of a query token, and adds up. One more cluster may
@@ -80,7 +89,7 @@ enum Kind {
 impl Kind {
     fn cluster(self) -> u32 {
         match self {
-            Kind::Pair | Kind::WholePair | Kind::Split => 2,
+            Kind::Pair | Kind::WholePair | Kind::DealtPair | Kind::Split => 2,
             Kind::Cluster { blocks, .. } => blocks,
             _ => 1,
         }
@@ -95,6 +104,8 @@ impl Kind {
             Kind::Cluster { .. } => CLUSTER,
             Kind::Whole => WHOLE,
             Kind::WholePair => WHOLE + 2,
+            Kind::Dealt => DEALT,
+            Kind::DealtPair => DEALT + 2,
             Kind::Split => return SPLIT,
         };
         kind + (layout == Layout::V4) as usize
@@ -139,12 +150,17 @@ impl Kernels {
         }
         let whole = whole_units(cut, grid).is_some();
         if grid.row_blocks % 2 == 0 {
-            return if whole { Kind::WholePair } else { Kind::Pair };
+            return match whole {
+                true => Kind::WholePair,
+                false if work.batch_invariant => Kind::DealtPair,
+                false => Kind::Pair,
+            };
         }
         let fits = work.requests * grid.row_blocks <= self.clusters[0];
         match cut {
             Some(Uniform::Pieces(2)) if fits && layout == Layout::V32 => Kind::Split,
             _ if whole => Kind::Whole,
+            _ if work.batch_invariant => Kind::Dealt,
             _ => Kind::Single,
         }
     }
@@ -279,7 +295,7 @@ impl GpuDevice {
         }
         params.whole_units = whole_units(cut, grid).unwrap_or(0);
         let kind = self.sparse_decode.kind(layout, work, grid, cut);
-        let combines = !matches!(kind, Kind::Single | Kind::Pair);
+        let combines = !matches!(kind, Kind::Single | Kind::Pair | Kind::Dealt | Kind::DealtPair);
         let blocks = Blocks::new(kind, work, grid, split, cut);
         params.blocks = blocks.attending as i32;
         let launch = Launch {
@@ -334,9 +350,14 @@ fn whole_units(cut: Option<Uniform>, grid: &Grid) -> Option<i32> {
     }
 }
 
-/// How a default plan cuts the query tokens, all of which have as many tiles.
+/// How the plan cuts the query tokens, all of which have as many tiles. Of a batch-invariant one the host knows whether they
+/// are whole (which follows from their length alone, as does the kernel then).
 fn known_cut(work: Work, grid: &Grid) -> Option<Uniform> {
-    (!work.batch_invariant).then(|| Uniform::new(work.requests, grid.partitions, work.max_tiles, work.request_cost))
+    match work.batch_invariant {
+        true if work.max_tiles == 0 || work.invariant.count(work.max_tiles) > 1 => None,
+        true => Some(Uniform::Whole { each: ceil_div(work.requests, grid.partitions) }),
+        false => Some(Uniform::new(work.requests, grid.partitions, work.max_tiles, work.request_cost)),
+    }
 }
 
 /// Whether all query tokens have as many tiles, as far as the host knows: where no lengths are on the device.
@@ -357,7 +378,7 @@ impl Blocks {
     /// `cut`: what is known of the plan.
     fn new(kind: Kind, work: Work, grid: &Grid, split: &SplitLayout, cut: Option<Uniform>) -> Blocks {
         match kind {
-            Kind::Single | Kind::Pair => {
+            Kind::Single | Kind::Pair | Kind::Dealt | Kind::DealtPair => {
                 return Blocks { attending: grid.row_blocks * grid.partitions, combining: 0 };
             }
             Kind::Cluster { blocks, forerunner } => {
@@ -397,7 +418,7 @@ fn common(work: Work, grid: &Grid, split: &SplitLayout, plan: u64, workspace: u6
     SparseDecodeParams {
         borders: plan + layout.borders,
         // The borders say it all in a default plan, which saves each block a read.
-        requests: if work.batch_invariant { plan + layout.requests } else { 0 },
+        pieces: if work.batch_invariant { plan + layout.pieces } else { 0 },
         splits: plan + layout.splits,
         split_out: workspace + split.out,
         split_lse: workspace + split.lse,

@@ -51,7 +51,7 @@ pub const DECODE_KERNELS: [&str; 16] = [
 ];
 pub const PREFILL_KERNELS: [&str; 2] =
     ["flashmla_sm90_sparse_prefill_rows_576", "flashmla_sm90_sparse_prefill_rows_512"];
-pub const SPARSE_KERNELS: [&str; 13] = [
+pub const SPARSE_KERNELS: [&str; 17] = [
     "flashmla_sm90_sparse_decode_v32",
     "flashmla_sm90_sparse_decode_v4",
     "flashmla_sm90_sparse_decode_v32_pair",
@@ -65,6 +65,10 @@ pub const SPARSE_KERNELS: [&str; 13] = [
     "flashmla_sm90_sparse_decode_v4_whole",
     "flashmla_sm90_sparse_decode_v32_pair_whole",
     "flashmla_sm90_sparse_decode_v4_pair_whole",
+    "flashmla_sm90_sparse_decode_v32_dealt",
+    "flashmla_sm90_sparse_decode_v4_dealt",
+    "flashmla_sm90_sparse_decode_v32_pair_dealt",
+    "flashmla_sm90_sparse_decode_v4_pair_dealt",
 ];
 /// Kernels whose clusters are counted, and by how many sizes.
 pub const CLUSTER_KERNELS: usize = 2;

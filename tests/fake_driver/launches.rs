@@ -256,13 +256,11 @@ fn table() -> Vec<Expected> {
             ..base
         },
         Expected {
-            name: "more than 32 tiles a block, but batch-invariant",
-            kernel: FEW_TILES,
+            name: "few tiles a block, but batch-invariant",
             row_blocks: 1,
             partitions: 132,
-            q_box_rows: 32,
             problem: DenseDecode::new(1, 1, 64)
-                .with(|p| (p.flags, p.max_blocks_per_seq) = (FLASHMLA_FLAG_BATCH_INVARIANT, 4225)),
+                .with(|p| (p.flags, p.max_blocks_per_seq) = (FLASHMLA_FLAG_BATCH_INVARIANT, 1024)),
             combine: Some((64 + 1, 16)),
             ..base
         },
@@ -272,8 +270,8 @@ fn table() -> Vec<Expected> {
         Expected {
             name: "batch-invariant",
             problem: DenseDecode::new(3, 1, 128)
-                .with(|p| (p.flags, p.max_blocks_per_seq) = (FLASHMLA_FLAG_BATCH_INVARIANT, 80)),
-            // 80 tiles in pieces of at most 64, for two row blocks: 2 pieces for each of 3 requests.
+                .with(|p| (p.flags, p.max_blocks_per_seq) = (FLASHMLA_FLAG_BATCH_INVARIANT, 100)),
+            // 64 tiles and 36: 2 pieces for each of 3 requests.
             combine: Some((133, 6)),
             ..base
         },
@@ -329,13 +327,13 @@ fn check(launches: &[Launch], e: &Expected) {
     let invariant = p.flags & FLASHMLA_FLAG_BATCH_INVARIANT != 0;
     let splits = PLAN + round_up((e.partitions as u64 + 1) * 16);
     let most_splits = if invariant { b } else { b.min(e.partitions - 1) };
-    let requests = round_up(splits + (1 + most_splits as u64) * 16);
+    let pieces = round_up(splits + (1 + most_splits as u64) * 16);
 
     let plan = &launches[0];
     assert_eq!(plan.kernel(), PLAN_KERNELS[invariant as usize]);
-    // A thread for each partition at least, and for two requests, or one.
-    let threads =
-        (b as u32).div_ceil(if invariant { 1 } else { 2 }).min(1024).max(e.partitions as u32).next_multiple_of(32);
+    // A thread for each partition at least, and for two requests, or one; those that sort are not so few.
+    let (run, least) = if invariant { (1, 512) } else { (2, 32) };
+    let threads = (b as u32).div_ceil(run).min(1024).max(e.partitions as u32).max(least).next_multiple_of(32);
     geometry(plan, 1, threads, 0, false, e.name);
     assert_eq!(
         plan.parameter::<PlanParams>(0),
@@ -343,7 +341,7 @@ fn check(launches: &[Launch], e: &Expected) {
             lens: CACHE_SEQLENS,
             lens_strides: [1, 0],
             borders: PLAN,
-            requests,
+            pieces,
             splits,
             partitions_inverse: u64::MAX / e.partitions as u64,
             b,
@@ -357,7 +355,8 @@ fn check(launches: &[Launch], e: &Expected) {
             } else {
                 4
             },
-            invariant_tiles: 32 * e.row_blocks as i64,
+            invariant_tiles: if rows <= 32 { 32 } else { 32 * e.row_blocks.max(2) },
+            invariant_most: if rows <= 32 { 32 } else { 16 },
             max_tokens,
             tokens: 1,
             ..Default::default()
@@ -421,7 +420,7 @@ fn check(launches: &[Launch], e: &Expected) {
             block_table: BLOCK_TABLE,
             block_table_strides: [p.max_blocks_per_seq, 1],
             borders: PLAN,
-            requests: if invariant { requests } else { 0 },
+            pieces: if invariant { pieces } else { 0 },
             splits,
             out: OUT,
             out_strides,

@@ -74,13 +74,13 @@ fn launches_of_sparse_decode() {
 
         let [plan, decode] = launched(&fake, &context, Call::new(1, 2, 128))[..] else { panic!("not two") };
         // 132 multiprocessors, two row blocks.
-        let (splits, requests) = (PLAN + 1280, PLAN + 1536);
+        let (splits, pieces) = (PLAN + 1280, PLAN + 1536);
         assert_eq!((plan.kernel(), plan.grid, plan.block), ("flashmla_plan", [1, 1, 1], [96, 1, 1]));
         assert_eq!(
             plan.parameter::<PlanParams>(0),
             PlanParams {
                 borders: PLAN,
-                requests,
+                pieces,
                 splits,
                 partitions_inverse: u64::MAX / 66,
                 b: 2,
@@ -89,6 +89,7 @@ fn launches_of_sparse_decode() {
                 partitions_each: 33,
                 request_cost: 4,
                 invariant_tiles: 32,
+                invariant_most: 16,
                 max_tokens: 2048,
                 tokens: 2,
                 ..Default::default()
@@ -104,7 +105,7 @@ fn launches_of_sparse_decode() {
         assert_eq!((p.q, p.q_strides), (Q, [2 * 128 * 576, 128 * 576, 576]));
         assert_eq!((p.kv_cache, p.page_stride), (KV_CACHE, 64 * 656));
         assert_eq!((p.indices, p.indices_strides), (INDICES, [4096, 2048]));
-        assert_eq!((p.lens, p.extra_lens, p.attn_sink, p.block_table, p.requests), (0, 0, 0, 0, 0));
+        assert_eq!((p.lens, p.extra_lens, p.attn_sink, p.block_table, p.pieces), (0, 0, 0, 0, 0));
         assert_eq!((p.max_tokens, p.extra_max_tokens, p.index_limit, p.extra_index_limit), (2048, 0, 64_000, 0));
         assert_eq!((p.units, p.tokens, p.h_q, p.row_blocks, p.partitions), (2, 2, 128, 2, 66));
         assert_eq!((p.out_strides, p.lse_strides), ([2 * 128 * 512, 128 * 512, 512], [256, 2, 1]));
@@ -122,7 +123,7 @@ fn launches_of_sparse_decode() {
         let mut call = Call::new(3, 2, 5);
         let s = &mut call.params;
         (s.layout, s.d_qk, s.flags) = (FLASHMLA_LAYOUT_V4, 512, FLASHMLA_FLAG_BATCH_INVARIANT | 2);
-        (s.extra_num_blocks, s.extra_page_block_size, s.extra_topk) = (7, 2, 100);
+        (s.extra_num_blocks, s.extra_page_block_size, s.extra_topk) = (7, 2, 600);
         s.topk_length = flashmla_const_tensor_t { strides: [1, 0, 0, 0], ..input(TOPK_LENGTH) };
         s.extra_kv_cache = flashmla_const_tensor_t { strides: [1728, 1, 0, 0], ..input(EXTRA_CACHE) };
         s.extra_indices = input(EXTRA_INDICES);
@@ -132,16 +133,16 @@ fn launches_of_sparse_decode() {
         let [plan, decode, combine] = launched(&fake, &context, call)[..] else { panic!("not three") };
         let p: PlanParams = plan.parameter(0);
         assert_eq!((p.lens, p.lens_strides, p.max_tokens), (TOPK_LENGTH, [1, 0], 2048));
-        assert_eq!((p.extra_lens, p.extra_lens_strides, p.extra_max_tokens), (EXTRA_LENGTH, [2, 1], 100));
+        assert_eq!((p.extra_lens, p.extra_lens_strides, p.extra_max_tokens), (EXTRA_LENGTH, [2, 1], 600));
         assert_eq!((p.b, p.tokens, plan.kernel(), p.partitions), (6, 2, PLAN_KERNELS[1], 132));
-        assert_eq!((decode.kernel(), decode.block), (SPARSE_KERNELS[1], [384, 1, 1]));
+        assert_eq!((decode.kernel(), decode.block), (SPARSE_KERNELS[14], [384, 1, 1]));
         let d: SparseDecodeParams = decode.parameter(128);
         assert_eq!((d.extra_kv_cache, d.extra_page_stride), (EXTRA_CACHE, 1728));
-        assert_eq!((d.extra_indices, d.extra_indices_strides, d.extra_index_limit), (EXTRA_INDICES, [200, 100], 14));
+        assert_eq!((d.extra_indices, d.extra_indices_strides, d.extra_index_limit), (EXTRA_INDICES, [1200, 600], 14));
         assert_eq!((d.attn_sink, d.attn_sink_stride, d.lse, d.lse_empty_pos_inf), (SINK, 3, 0, 1));
         assert_eq!((d.lens, d.extra_lens, d.extra_page_block_size), (TOPK_LENGTH, EXTRA_LENGTH, 2));
-        // Two pieces of at most 34 tiles.
-        assert_eq!((d.requests, d.splits, d.slots), (p.requests, p.splits, 12));
+        // 42 tiles: pieces of 32 and 10.
+        assert_eq!((d.pieces, d.splits, d.slots), (p.pieces, p.splits, 12));
         // The 5 heads have the room of 16.
         assert_eq!((decode.grid, d.split_lse), ([132, 1, 1], WORKSPACE + 12 * 16 * 2048));
         let c: CombineParams = combine.parameter(0);
@@ -321,7 +322,8 @@ fn halves() {
             (67, 64, 2048, FLASHMLA_LAYOUT_V32, 0, 0),
             (32, 64, 2048, FLASHMLA_LAYOUT_V32, 0, 0),
             (64, 64, 2048, FLASHMLA_LAYOUT_V4, 0, 1),
-            (64, 64, 2048, FLASHMLA_LAYOUT_V32, FLASHMLA_FLAG_BATCH_INVARIANT, 0),
+            (64, 64, 2048, FLASHMLA_LAYOUT_V32, FLASHMLA_FLAG_BATCH_INVARIANT, 9),
+            (64, 64, 4096, FLASHMLA_LAYOUT_V32, FLASHMLA_FLAG_BATCH_INVARIANT, 13),
             (64, 128, 2048, FLASHMLA_LAYOUT_V32, 0, 11),
         ] {
             let mut call = Call::new(b, 1, h_q);
@@ -367,8 +369,13 @@ fn whole_query_tokens() {
             // The most whose partitions end in 32 bits, and one more: 132 of 16268815.
             (2147483580, 1, 320, 0, 9, 16268815, 132),
             (2147483581, 1, 320, 0, 0, 0, 132),
-            (128, 64, 2048, INVARIANT, 0, 0, 132),
-            (128, 128, 2048, INVARIANT, 2, 0, 132),
+            // By a batch-invariant plan, too, where their length does not cut them.
+            (128, 64, 2048, INVARIANT, 9, 1, 128),
+            (128, 128, 2048, INVARIANT, 11, 2, 128),
+            (1, 128, 64, INVARIANT, 11, 1, 2),
+            (200, 64, 2048, INVARIANT, 9, 2, 100),
+            (128, 64, 2049, INVARIANT, 13, 0, 132),
+            (128, 128, 2049, INVARIANT, 15, 0, 132),
         ] {
             for (layout, d_qk, i) in [(FLASHMLA_LAYOUT_V32, 576, 0), (FLASHMLA_LAYOUT_V4, 512, 1)] {
                 let mut call = Call::new(b, 1, h_q);
@@ -416,8 +423,9 @@ fn short_pieces() {
         ] {
             let both = [(v32, 0), (v4, 1)].map(|(layout, i)| (kernel(b, h_q, topk, flags, layout), i));
             for (kernel, i) in both {
-                // Of the others, that of pairs where there are two blocks of heads.
-                let first = if expected == 0 { 4 } else { 2 * (h_q > 64) as usize };
+                // Of the others, that of pairs where there are two blocks of heads; those of batch-invariant plans here for
+                // whole query tokens.
+                let first = if expected == 0 { 4 } else { 2 * (h_q > 64) as usize + if flags == 0 { 0 } else { 9 } };
                 assert_eq!(kernel, SPARSE_KERNELS[first + i], "{b} {h_q} {topk} {flags}");
             }
         }

@@ -218,9 +218,16 @@ fn batch_invariant_plans() {
             specs.push(Spec { dtype, d_qk, h_q, s_q, page, lens, invariant: true, ..Spec::default() });
         }
     }
-    // Pieces are longer where row blocks are several.
-    specs.push(Spec { h_q: 128, lens: vec![4096, 4097, 8193, 100], invariant: true, ..Spec::default() });
+    // Pieces are longer where row blocks are several; and a rest that is too short is evened out.
+    specs.push(Spec { h_q: 64, lens: vec![4096, 4097, 9300, 100], invariant: true, ..Spec::default() });
+    specs.push(Spec { h_q: 128, lens: vec![4096, 4097, 9300, 100], invariant: true, ..Spec::default() });
     specs.push(Spec { h_q: 128, s_q: 2, lens: vec![8192, 8257], invariant: true, ..Spec::default() });
+    // More pieces than partitions.
+    for (h_q, seed) in [(128, 1), (64, 2), (5, 3)] {
+        let mut random = Random::new(seed);
+        let lens = (0..140).map(|i| if i % 50 == 7 { 5000 } else { random.below(200) as i32 }).collect();
+        specs.push(Spec { h_q, lens, invariant: true, ..Spec::default() });
+    }
     // More pieces than the least size would give: their number has a limit.
     specs.push(Spec { h_q: 4, lens: vec![65536, 100], invariant: true, ..Spec::default() });
     check_all(&session, vary(specs, 10));

@@ -55,7 +55,7 @@ pub fn write_any(
 ) -> Result<(), String> {
     let fill = |region: &Region, from: u64, to: u64| region.write(from as usize, &vec![0xa5u8; (to - from) as usize]);
     let layout = PlanLayout::new(work, partitions);
-    fill(plan, layout.splits, layout.requests)?;
+    fill(plan, layout.splits, layout.pieces)?;
     fill(workspace, split.rendezvous, workspace.bytes() as u64)
 }
 

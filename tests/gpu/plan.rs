@@ -8,7 +8,7 @@ use flashmla::capi::dense_decode::flashmla_dense_decode_plan;
 use flashmla::capi::types::*;
 use flashmla::problem::dense_decode::{Dtype, Shape};
 use flashmla::problem::layout::Layout;
-use flashmla::schedule::{plan, tiles, Grid};
+use flashmla::schedule::{plan, tiles, Assignment, Grid};
 use flashmla::workspace::PlanLayout;
 use std::ffi::c_void;
 use std::mem::size_of;
@@ -52,7 +52,7 @@ impl Batch {
     }
 }
 
-/// The plan as the device writes it: borders, the list of splits, requests.
+/// The plan as the device writes it: borders, the list of splits, pieces.
 fn device_plan(session: &Session, batch: &Batch) -> Result<Vec<i32>, String> {
     let mut params = zero_params();
     params.flags = if batch.invariant { FLASHMLA_FLAG_BATCH_INVARIANT } else { 0 };
@@ -98,16 +98,24 @@ fn compare(session: &Session, batch: &Batch) -> Result<(), String> {
     let want = plan(&shape, grid.partitions, &batch.lens);
     let borders = layout.borders as usize / 4;
     let plan_tiles = batch.lens.iter().map(|len| tiles(&shape, *len)).sum::<i64>().min(i32::MAX as i64);
-    for (i, border) in want.borders.iter().enumerate() {
+    let tokens =
+        |request: i32| batch.lens.get(request as usize).map_or(0, |len| (*len as i64).clamp(0, shape.max_tokens()));
+    let heads: Vec<[i32; 4]> = match &want.work {
+        Assignment::Stretches(borders) => {
+            borders.iter().map(|at| [at.request, at.tile, tokens(at.request) as i32, plan_tiles as i32]).collect()
+        }
+        Assignment::Pieces(pieces) => {
+            let first = |i: usize| pieces.get(i).filter(|_| i < grid.partitions as usize);
+            let start = |i| first(i).map_or([shape.b as i32, 0], |piece| [piece.request, piece.tiles.0]);
+            let starts = (0..=grid.partitions as usize).map(start);
+            starts.map(|[request, tile]| [request, tile, tokens(request) as i32, plan_tiles as i32]).collect()
+        }
+    };
+    for (i, head) in heads.iter().enumerate() {
         let record = &got[borders + 4 * i..][..4];
-        let tokens =
-            batch.lens.get(border.request as usize).map_or(0, |len| (*len as i64).clamp(0, shape.max_tokens()));
-        if record != [border.request, border.tile, tokens as i32, plan_tiles as i32] {
-            return Err(format!(
-                "border {i} of {}: {record:?}, not {border:?}\n    {}",
-                grid.partitions,
-                batch.describe()
-            ));
+        if record != head {
+            let partitions = grid.partitions;
+            return Err(format!("border {i} of {partitions}: {record:?}, not {head:?}\n    {}", batch.describe()));
         }
     }
     let splits = layout.splits as usize / 4;
@@ -121,11 +129,12 @@ fn compare(session: &Session, batch: &Batch) -> Result<(), String> {
             return Err(format!("split {i}: {record:?}, not {s:?}\n    {}", batch.describe()));
         }
     }
-    let requests = layout.requests as usize / 4;
-    for (i, request) in want.requests.iter().enumerate() {
-        let record = &got[requests + 2 * i..][..2];
-        if record != [request.slot_base, request.piece_tiles] {
-            return Err(format!("request {i}: {record:?}, not {request:?}\n    {}", batch.describe()));
+    if let Assignment::Pieces(pieces) = &want.work {
+        for (i, p) in pieces.iter().enumerate() {
+            let record = &got[layout.pieces as usize / 4 + 6 * i..][..5];
+            if record != [p.request, p.tiles.0, p.tiles.1, p.slot, p.next] {
+                return Err(format!("piece {i}: {record:?}, not {p:?}\n    {}", batch.describe()));
+            }
         }
     }
     Ok(())

@@ -53,6 +53,9 @@ cases! {
     sanitize_split_invariant: { invariant: true, lens: vec![2200, 0, 64, 1] }
     sanitize_split_invariant_two_row_blocks: { h_q: 128, invariant: true, lens: vec![4300, 0, 64] }
     sanitize_split_invariant_fp16: { dtype: Dtype::Fp16, invariant: true, lens: vec![2200] }
+    // More pieces than partitions.
+    sanitize_invariant_chains: { h_q: 4, invariant: true, lens: (0..300).map(|i| i % 70).collect() }
+    sanitize_invariant_chains_two_row_blocks: { h_q: 68, invariant: true, lens: (0..100).map(|i| i % 70).collect() }
     // The kernel for many rows, which long block tables get.
     sanitize_long_bf16_576: { h_q: 128, columns: Some(3000), lens: vec![130, 64] }
     sanitize_long_bf16_576_one_row_block: { h_q: 64, columns: Some(3000), lens: vec![130, 64] }
@@ -64,6 +67,7 @@ cases! {
     sanitize_long_tail_tiles: { h_q: 128, causal: true, s_q: 2, columns: Some(3000), lens: vec![1, 65, 127, 0, 31, 33] }
     sanitize_long_page_1: { page: 1, h_q: 128, columns: Some(200_000), lens: vec![70, 3] }
     sanitize_long_page_32: { page: 32, h_q: 128, columns: Some(6000), lens: vec![100, 3] }
+    sanitize_long_page_24: { page: 24, h_q: 128, columns: Some(6000), lens: vec![100, 3] }
     sanitize_long_many_requests: { h_q: 68, columns: Some(60), lens: (0..100).map(|i| i % 70).collect() }
     // Tiles that end within a page, lengths of one token and of none.
     sanitize_tail_tiles: { s_q: 2, causal: true, lens: vec![1, 65, 127, 0, 63] }

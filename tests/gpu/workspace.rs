@@ -11,7 +11,7 @@ use flashmla::status::FLASHMLA_ERROR_BUFFER_TOO_SMALL;
 /// Cases that are split, and whose need is that of the query (it covers smaller `s_q`, too).
 fn split_cases() -> Vec<Spec> {
     [(16, false), (128, false), (200, false), (16, true), (128, true)]
-        .map(|(h_q, invariant)| Spec { h_q, invariant, lens: vec![5000, 2500, 0, 70], ..Spec::default() })
+        .map(|(h_q, invariant)| Spec { h_q, invariant, lens: vec![7000, 2500, 0, 70], ..Spec::default() })
         .to_vec()
 }
 

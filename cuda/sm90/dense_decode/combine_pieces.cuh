@@ -24,7 +24,7 @@ __device__ __forceinline__ void combine_pieces(const DenseDecodeParams& p, Rende
             int first = 0, end = first_block;
 #pragma unroll 1
             while (!rendezvous.there(first, end, 1)) {
-                if (p.requests == 0) {
+                if (p.pieces == 0) {
                     const int step = p.h_kv * p.row_blocks, partition = min(split.rest_slot, p.partitions);
                     first = partition * step;
                     end = first + min(split.pieces, p.partitions - partition) * step;

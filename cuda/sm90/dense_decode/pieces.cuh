@@ -46,39 +46,44 @@ class Pieces {
         end_.request = min(end_.request, p.b);
         next_tokens_ = begin.tokens;
         plan_tiles_ = begin.plan_tiles;
+        // A batch-invariant plan has no stretches: of what else would be its end the request is behind all, and the tile tells
+        // the piece's number, which for the first is the partition's.
+        if (p.pieces != 0) {
+            end_ = {p.b, partition_};
+            if (partition_ >= p.slots && partition_ >= p.b) request_ = p.b;
+        }
     }
 
     __device__ __forceinline__ bool next(const DenseDecodeParams& p, Piece& piece) {
         if (!active(p)) return false;
         const int tokens = clamp_tokens(next_tokens_, p.max_tokens);
         const int tiles = tiles_of(tokens);
-        int stop = request_ == end_.request ? min(end_.tile, tiles) : tiles;
-        int slot = slot_of({}, p.b, p.partitions, request_, partition_, tile_);
-        // Only a batch-invariant plan has something to say here; otherwise there is nothing to fetch, and the code lies
-        // out of the way.
-        if (__builtin_expect(p.requests != 0, 0)) {
-            const RequestPlan plan = reinterpret_cast<const RequestPlan*>(p.requests)[request_];
-            if (plan.piece_tiles > 0) {
-                stop = min(stop, (tile_ / plan.piece_tiles + 1) * plan.piece_tiles);
-                slot = slot_of(plan, p.b, p.partitions, request_, partition_, tile_);
-            }
-        }
-        stop = max(stop, min(tile_, tiles));
-        piece.request = request_;
-        piece.tokens = tokens;
-        piece.tile_begin = min(tile_, tiles);
-        piece.tile_end = stop;
-        piece.whole = tile_ == 0 && stop == tiles;
-        piece.slot = piece.whole ? 0 : slot;
-        if (piece.slot < 0 || piece.slot >= p.slots) piece.slot = -1;
-        if (stop >= tiles) {
+        const int request = request_, tile = tile_;
+        int stop = request == end_.request ? min(end_.tile, tiles) : tiles;
+        int slot = slot_of(p.b, p.partitions, request, partition_, tile);
+        // Only a batch-invariant plan; otherwise there is nothing to fetch, and the code lies out of the way.
+        if (__builtin_expect(p.pieces != 0, 0)) {
+            const DealtPiece& dealt = reinterpret_cast<const DealtPiece*>(p.pieces)[end_.tile];
+            stop = min(dealt.tile_end, tiles);
+            slot = dealt.slot;
+            // A damaged plan must not go round in circles, nor, below, stand still.
+            end_.tile = dealt.next > end_.tile ? dealt.next : -1;
+            take(p);
+        } else if (stop >= tiles) {
             ++request_;
             tile_ = 0;
-            if (active(p)) next_tokens_ = load_tokens(p, request_);
         } else {
-            // A damaged plan must not stand still.
             tile_ = max(stop, tile_ + 1);
         }
+        load_tokens(p);
+        stop = max(stop, min(tile, tiles));
+        piece.request = request;
+        piece.tokens = tokens;
+        piece.tile_begin = min(tile, tiles);
+        piece.tile_end = stop;
+        piece.whole = tile == 0 && stop == tiles;
+        piece.slot = piece.whole ? 0 : slot;
+        if (piece.slot < 0 || piece.slot >= p.slots) piece.slot = -1;
         return true;
     }
 
@@ -93,8 +98,18 @@ class Pieces {
     __device__ __forceinline__ bool active(const DenseDecodeParams& p) const {
         return request_ < p.b && Border{request_, tile_} < end_;
     }
-    static __device__ __forceinline__ int load_tokens(const DenseDecodeParams& p, int request) {
-        return reinterpret_cast<const int*>(p.cache_seqlens)[request * p.cache_seqlens_stride];
+    // Ahead of their use.
+    __device__ __forceinline__ void load_tokens(const DenseDecodeParams& p) {
+        if (active(p)) next_tokens_ = reinterpret_cast<const int*>(p.cache_seqlens)[request_ * p.cache_seqlens_stride];
+    }
+    // Goes to the piece of a batch-invariant plan that `end_` tells, if there is room for such a one.
+    __device__ __forceinline__ void take(const DenseDecodeParams& p) {
+        const int index = end_.tile;
+        request_ = p.b;
+        if (index < 0 || (index >= p.slots && index >= p.b)) return;
+        const DealtPiece& dealt = reinterpret_cast<const DealtPiece*>(p.pieces)[index];
+        request_ = max(dealt.request, 0);
+        tile_ = max(dealt.tile_begin, 0);
     }
 
     int partition_;

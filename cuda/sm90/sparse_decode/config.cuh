@@ -38,7 +38,7 @@ constexpr float kNoReference = -1e30f;
 // FP8 cache layouts: where the parts of a token's row lie, in bytes.
 // `kByColumns`: how K is laid out, by column tiles that hold the tokens of both stages (and one gather loop, gather_ahead.cuh,
 // goes with it), or by octets. `kKeepsLane`: whether a thread keeps its number, and what follows from it, in registers come
-// what may, or the assembler may read it again; V4 alone has no register for it, and a pair of V32 has better use for them.
+// what may, or the assembler may read it again; V4 alone has no register for it.
 struct V32 {
     static constexpr int kHeadDim = 576;
     static constexpr int kFp8 = 512;       // elements of FP8, the first columns
@@ -47,7 +47,7 @@ struct V32 {
     static constexpr bool kScalesInRow = true;  // 4 x FP32 behind the FP8 elements
     static constexpr int kScaleLanes = 2, kScaleWords = 2;
     static constexpr int kLookAhead = 1;  // tiles; of two, the registers for it cost more than they save
-    static constexpr bool kPair = false, kSplit = false, kWhole = false, kQAfterRows = false;
+    static constexpr bool kPair = false, kSplit = false, kWhole = false, kDealt = false, kQAfterRows = false;
     static constexpr bool kByColumns = false, kKeepsLane = true;
     static constexpr int kLeftRegisters = 208, kRightRegisters = 160, kGatherRegisters = 136;
 };
@@ -60,7 +60,7 @@ struct V4 {
     static constexpr bool kScalesInRow = false;  // 8 x E8M0 a token, behind the rows of the page
     static constexpr int kScaleLanes = 4, kScaleWords = 1;
     static constexpr int kLookAhead = 2;
-    static constexpr bool kPair = false, kSplit = false, kWhole = false, kQAfterRows = false;
+    static constexpr bool kPair = false, kSplit = false, kWhole = false, kDealt = false, kQAfterRows = false;
     static constexpr bool kByColumns = true, kKeepsLane = false;
     static constexpr int kLeftRegisters = 208, kRightRegisters = 160, kGatherRegisters = 136;
 };
@@ -68,7 +68,6 @@ struct V4 {
 // Clusters of two blocks, of neighbouring heads: each converts half of the tokens for both.
 struct V32Pair : V32 {
     static constexpr bool kPair = true;
-    static constexpr bool kKeepsLane = false;
     static constexpr int kLeftRegisters = 232, kRightRegisters = 160, kGatherRegisters = 112;
 };
 
@@ -97,6 +96,16 @@ using V32Whole = Whole<V32>;
 using V4Whole = Whole<V4>;
 using V32PairWhole = Whole<V32Pair>;
 using V4PairWhole = Whole<V4Pair>;
+
+// By a batch-invariant plan, which has pieces in chains, not stretches.
+template <class Layout>
+struct Dealt : Layout {
+    static constexpr bool kDealt = true;
+};
+using V32Dealt = Dealt<V32>;
+using V4Dealt = Dealt<V4>;
+using V32PairDealt = Dealt<V32Pair>;
+using V4PairDealt = Dealt<V4Pair>;
 
 // A tile's place in the ring of stages.
 struct Ring {

@@ -155,7 +155,7 @@ __device__ __forceinline__ void combine_pieces(const SparseDecodeParams& p, Rend
     grid_dependency_wait();
     // The plan's list of split units, of which a plan that was never written may hold any number: nothing beyond the
     // list's room is read, as PlanLayout (src/workspace.rs) has it. Where nothing is split, nobody waits.
-    const int room = p.requests != 0 ? p.units : min(p.units, p.partitions - 1);
+    const int room = p.pieces != 0 ? p.units : min(p.units, p.partitions - 1);
     const int splits = min(*reinterpret_cast<const int*>(p.splits), room);
     if (splits <= 0) return;
     rendezvous.begin();

@@ -30,8 +30,29 @@ struct Piece {
     int slot;    // accumulator of a piece of a split unit; -1: there is none, the plan is for other lengths
 };
 
-// Walks the pieces of a partition. Every role walks them alike. A plan that was never written
-// cannot lead outside the tensors: all that is read from it is clamped.
+// Which tokens a unit attends to, as a piece has it. Returns how many tiles those are.
+__device__ __forceinline__ int look_up_unit(const SparseDecodeParams& p, int index, Piece& piece) {
+    const Unit unit(index, p.tokens, p.tokens_magic, p.tokens_shift);
+    piece.request = unit.request;
+    piece.token = unit.token;
+    piece.tokens = first_tokens(p, unit);
+    piece.extra_tokens = extra_tokens(p, unit);
+    return tiles_of(piece.tokens) + tiles_of(piece.extra_tokens);
+}
+
+// Of which tiles a piece is, and where its accumulator lies.
+__device__ __forceinline__ void set_tiles(const SparseDecodeParams& p, Piece& piece, int tiles, int begin, int end,
+                                          int slot) {
+    piece.tile_begin = min(begin, tiles);
+    piece.tile_end = max(end, piece.tile_begin);
+    piece.whole = begin == 0 && piece.tile_end == tiles;
+    piece.slot = piece.whole ? 0 : slot;
+    if (piece.slot < 0 || piece.slot >= p.slots) piece.slot = -1;
+}
+
+// Walks the pieces of a partition of a default plan. Every role walks them alike. A plan that was never written
+// cannot lead outside the tensors: all that is read from it is clamped. Nothing is kept, or read ahead, that can be read
+// again: a register more, and those of the tiles that are on the way no longer stay in their places.
 class Pieces {
   public:
     // They may be those of dense decode, which has lengths on the device.
@@ -39,59 +60,64 @@ class Pieces {
 
     Pieces() = default;
     __device__ __forceinline__ Pieces(const SparseDecodeParams& p, int partition) : partition_(partition) {
-        const Border* borders = reinterpret_cast<const Border*>(p.borders);
-        Border begin = borders[partition_];
-        end_ = borders[partition_ + 1];
+        const Border begin = borders(p)[0];
         unit_ = max(begin.request, 0);
         tile_ = max(begin.tile, 0);
-        end_.request = min(end_.request, p.units);
-        load_lengths(p);
     }
 
     __device__ __forceinline__ bool next(const SparseDecodeParams& p, Piece& piece) {
-        if (!active(p)) return false;
-        const int tiles = tiles_of(tokens_) + tiles_of(extra_tokens_);
-        // Only a batch-invariant plan has something to say here; otherwise there is nothing to fetch.
-        RequestPlan plan = {};
-        if (p.requests != 0) plan = reinterpret_cast<const RequestPlan*>(p.requests)[unit_];
-        int stop = unit_ == end_.request ? min(end_.tile, tiles) : tiles;
-        if (plan.piece_tiles > 0) stop = min(stop, (tile_ / plan.piece_tiles + 1) * plan.piece_tiles);
-        stop = max(stop, min(tile_, tiles));
-        piece.request = divide(unit_, p.tokens_magic, p.tokens_shift);
-        piece.token = unit_ - piece.request * p.tokens;
-        piece.tokens = tokens_;
-        piece.extra_tokens = extra_tokens_;
-        piece.tile_begin = min(tile_, tiles);
-        piece.tile_end = stop;
-        piece.whole = tile_ == 0 && stop == tiles;
-        piece.slot = piece.whole ? 0 : slot_of(plan, p.units, p.partitions, unit_, partition_, tile_);
-        if (piece.slot < 0 || piece.slot >= p.slots) piece.slot = -1;
-        if (stop >= tiles) {
+        const Border end = borders(p)[1];
+        if (unit_ >= p.units || !(Border{unit_, tile_} < end)) return false;
+        const int tiles = look_up_unit(p, unit_, piece);
+        const int stop = unit_ == end.request ? min(end.tile, tiles) : tiles;
+        set_tiles(p, piece, tiles, tile_, stop, slot_of(p.units, p.partitions, unit_, partition_, tile_));
+        if (piece.tile_end >= tiles) {
             ++unit_;
             tile_ = 0;
-            load_lengths(p);
         } else {
             // A damaged plan must not stand still.
-            tile_ = max(stop, tile_ + 1);
+            tile_ = max(piece.tile_end, tile_ + 1);
         }
         return true;
     }
 
   private:
-    __device__ __forceinline__ bool active(const SparseDecodeParams& p) const {
-        return unit_ < p.units && Border{unit_, tile_} < end_;
-    }
-    __device__ __forceinline__ void load_lengths(const SparseDecodeParams& p) {
-        if (!active(p)) return;
-        const Unit unit(unit_, p.tokens);
-        tokens_ = first_tokens(p, unit);
-        extra_tokens_ = extra_tokens(p, unit);
+    __device__ __forceinline__ const Border* borders(const SparseDecodeParams& p) const {
+        return reinterpret_cast<const Border*>(p.borders) + partition_;
     }
 
     int partition_;
     int unit_, tile_;
-    int tokens_, extra_tokens_;  // fetched a piece ahead
-    Border end_;
+};
+
+// Those of a batch-invariant plan: a chain of pieces, of which the first has the partition's number. As damaged as that
+// may be, it leads on, and not outside.
+class DealtPieces {
+  public:
+    static constexpr bool kMayBeDense = true, kMayBeEmpty = true;
+
+    DealtPieces() = default;
+    __device__ __forceinline__ DealtPieces(const SparseDecodeParams& p, int partition) {
+        // There may be fewer pieces than partitions.
+        const bool any = reinterpret_cast<const Border*>(p.borders)[partition].request < p.units;
+        index_ = any && in_plan(p, partition) ? partition : -1;
+    }
+
+    __device__ __forceinline__ bool next(const SparseDecodeParams& p, Piece& piece) {
+        if (index_ < 0) return false;
+        const DealtPiece dealt = reinterpret_cast<const DealtPiece*>(p.pieces)[index_];
+        const int tiles = look_up_unit(p, min(max(dealt.request, 0), p.units - 1), piece);
+        set_tiles(p, piece, tiles, max(dealt.tile_begin, 0), min(dealt.tile_end, tiles), dealt.slot);
+        index_ = dealt.next > index_ && in_plan(p, dealt.next) ? dealt.next : -1;
+        return true;
+    }
+
+  private:
+    static __device__ __forceinline__ bool in_plan(const SparseDecodeParams& p, int index) {
+        return index < p.slots || index < p.units;
+    }
+
+    int index_;  // of the next piece; -1: there is none
 };
 
 // Half of a unit, of which a cluster of two blocks has one: no plan is asked.
@@ -151,7 +177,10 @@ class WholeUnits {
 };
 
 template <class Layout>
-using PiecesOf = std::conditional_t<Layout::kSplit, HalfUnit, std::conditional_t<Layout::kWhole, WholeUnits, Pieces>>;
+using PiecesOf =
+    std::conditional_t<Layout::kSplit, HalfUnit,
+                       std::conditional_t<Layout::kWhole, WholeUnits,
+                                          std::conditional_t<Layout::kDealt, DealtPieces, Pieces>>>;
 
 template <class Layout>
 __device__ __forceinline__ Place place_in_grid(const SparseDecodeParams& p) {

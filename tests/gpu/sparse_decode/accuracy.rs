@@ -54,10 +54,10 @@ fn head_counts() {
     check_all(&session, vary(specs, 1));
 }
 
-/// The kernels for long pieces, which batch-invariant plans always take: alone, in pairs, and with an odd number of blocks of
-/// heads.
+/// Batch-invariant plans, alone, in pairs, and with an odd number of blocks of heads: of query tokens whose lengths are on the
+/// device, and of some that the host knows to be whole.
 #[test]
-fn long_pieces() {
+fn batch_invariant_plans() {
     let session = sparse_or_skip!(Any);
     let specs = layouts(|layout| {
         let mut specs = Vec::new();
@@ -69,7 +69,30 @@ fn long_pieces() {
         }
         specs
     });
-    check_all(&session, vary(specs, 77).into_iter().map(|spec| Spec { invariant: true, ..spec }).collect());
+    let specs = vary(specs, 77).into_iter().map(|spec| Spec { invariant: true, ..spec });
+    let with_lengths = |spec: Spec| Spec { lengths: Some(vec![spec.topk as i32, 0, 200, 64]), ..spec };
+    check_all(&session, specs.clone().chain(specs.map(with_lengths)).collect());
+}
+
+/// Stretches of default plans: query tokens whose lengths are on the device, too many tiles for short pieces.
+#[test]
+fn stretches() {
+    let session = sparse_or_skip!(Any);
+    let specs = layouts(|layout| {
+        let mut specs = Vec::new();
+        for (h_q, b, topk) in
+            [(5, 50, 700), (16, 150, 250), (64, 27, 1300), (65, 27, 700), (128, 54, 300), (129, 36, 333)]
+        {
+            let lengths = Some(vec![topk as i32, topk as i32 - 1, 0, 64, 65, topk as i32]);
+            specs.push(Spec { layout, h_q, b, s_q: 1, topk, lengths, ..Spec::default() });
+        }
+        specs
+    });
+    for spec in &specs {
+        let tiles = (spec.topk + TILE_TOKENS - 1) / TILE_TOKENS;
+        assert!(spec.b * tiles > 4 * Grid::of_heads(spec.h_q, 132).partitions, "short: {spec}");
+    }
+    check_all(&session, vary(specs, 81).into_iter().map(|spec| Spec { invariant: false, ..spec }).collect());
 }
 
 /// Query tokens that default plans cut into two pieces each, and of which the host knows that: there are no lengths. Of the

@@ -9,7 +9,7 @@ use crate::session::{outcome, Handle, Refusal};
 use flashmla::capi::sparse_decode::*;
 use flashmla::capi::types::*;
 use flashmla::problem::layout::Layout;
-use flashmla::schedule::{Grid, Work, INVARIANT_PIECE_TILES, REQUEST_COST, TILE_TOKENS};
+use flashmla::schedule::{Grid, Work, INVARIANT_CUTS_SPARSE, REQUEST_COST, TILE_TOKENS};
 use flashmla::workspace::SplitLayout;
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
@@ -119,7 +119,7 @@ fn write_any_for(
         requests: params.b * params.s_q,
         max_tiles: tiles(params.topk) + tiles(params.extra_topk),
         request_cost: REQUEST_COST,
-        invariant_tiles: INVARIANT_PIECE_TILES,
+        invariant: INVARIANT_CUTS_SPARSE,
         batch_invariant: params.flags & FLASHMLA_FLAG_BATCH_INVARIANT != 0,
     };
     // Where they lie depends on the partitions alone.

@@ -6,7 +6,7 @@ use super::data::Data;
 use super::spec::{Extra, Spec};
 use crate::memory::Fence;
 use crate::random::Random;
-use flashmla::schedule::{ceil_div, plan_tiles, Grid, Work, INVARIANT_PIECE_TILES, REQUEST_COST};
+use flashmla::schedule::{ceil_div, plan_tiles, Assignment, Grid, Work, INVARIANT_CUTS_SPARSE, REQUEST_COST};
 use flashmla::workspace::PlanLayout;
 
 #[test]
@@ -55,18 +55,26 @@ fn plans_of_query_tokens() {
             requests: tiles.len() as i64,
             max_tiles: 1 << 20,
             request_cost: REQUEST_COST,
-            invariant_tiles: INVARIANT_PIECE_TILES,
+            invariant: INVARIANT_CUTS_SPARSE,
             batch_invariant: spec.invariant,
         };
         let want = plan_tiles(work, partitions, &tiles);
         let layout = PlanLayout::new(work, partitions);
-        for (i, border) in want.borders.iter().enumerate() {
+        let heads: Vec<[i32; 2]> = match &want.work {
+            Assignment::Stretches(borders) => borders.iter().map(|at| [at.request, at.tile]).collect(),
+            Assignment::Pieces(pieces) => {
+                pieces.iter().map(|at| [at.request, at.tiles.0]).take(partitions as usize).collect()
+            }
+        };
+        for (i, head) in heads.iter().enumerate() {
             let record = &got[layout.borders as usize / 4 + 4 * i..][..2];
-            assert_eq!(record, [border.request, border.tile], "border {i}: {spec}");
+            assert_eq!(record, head, "border {i}: {spec}");
         }
-        for (i, request) in want.requests.iter().enumerate() {
-            let record = &got[layout.requests as usize / 4 + 2 * i..][..2];
-            assert_eq!(record, [request.slot_base, request.piece_tiles], "query token {i}: {spec}");
+        if let Assignment::Pieces(pieces) = &want.work {
+            for (i, p) in pieces.iter().enumerate() {
+                let record = &got[layout.pieces as usize / 4 + 6 * i..][..5];
+                assert_eq!(record, [p.request, p.tiles.0, p.tiles.1, p.slot, p.next], "piece {i}: {spec}");
+            }
         }
         let splits = &got[layout.splits as usize / 4..];
         assert_eq!(splits[0], want.splits.len() as i32, "{spec}");

@@ -67,10 +67,16 @@ cases! {
     // More query tokens than multiprocessors.
     sanitize_many_queries: { b: 150, h_q: 16, topk: 66 }
     sanitize_many_queries_128_heads: { b: 75, h_q: 128, topk: 66 }
-    // The kernels for long pieces, which batch-invariant plans always take.
-    sanitize_long_v32: { topk: 300, b: 1, invariant: true }
-    sanitize_long_v4: { layout: Layout::V4, topk: 300, b: 1, invariant: true }
-    sanitize_long_v32_pair: { topk: 300, b: 1, invariant: true, h_q: 65, extra: extra(300) }
+    // The kernels for batch-invariant plans, of query tokens whose lengths are on the device; and those for stretches.
+    sanitize_dealt_v32: { topk: 300, b: 1, invariant: true, lengths: Some(vec![300, 70]) }
+    sanitize_dealt_v4: { layout: Layout::V4, topk: 300, b: 1, invariant: true, lengths: Some(vec![300, 70]) }
+    sanitize_dealt_v32_pair: { topk: 300, b: 1, invariant: true, h_q: 65, extra: extra(300) }
+    sanitize_dealt_v4_pair: { layout: Layout::V4, topk: 2100, b: 1, s_q: 1, invariant: true, h_q: 128, masked: 50 }
+    sanitize_dealt_chains: { b: 150, h_q: 16, topk: 66, invariant: true, lengths: Some(vec![66, 0, 64, 1, 65]) }
+    sanitize_stretches_v32: { topk: 600, b: 60, s_q: 1, h_q: 5, lengths: Some(vec![600, 599, 0, 64]) }
+    sanitize_stretches_v4: { layout: Layout::V4, topk: 600, b: 60, s_q: 1, h_q: 5, lengths: Some(vec![600, 599, 0, 64]) }
+    sanitize_stretches_v32_pair: { topk: 600, b: 30, s_q: 1, h_q: 65, lengths: Some(vec![600, 599, 0, 64]) }
+    sanitize_stretches_v4_pair: { layout: Layout::V4, topk: 600, b: 30, s_q: 1, h_q: 65, extra: extra(70) }
     // Of clusters the largest, those of 9 and of two blocks, and of two steps; and by way of memory.
     sanitize_cluster_9: { layout: Layout::V4, topk: 1030, b: 2, s_q: 2, h_q: 70 }
     sanitize_cluster_steps: { topk: 2100, b: 1, s_q: 1, h_q: 20 }
@@ -84,5 +90,4 @@ cases! {
     sanitize_whole_v4: { layout: Layout::V4, topk: 70, b: 132, s_q: 2, h_q: 5, extra: without_lengths(70) }
     sanitize_whole_v32_pair: { topk: 130, b: 66, s_q: 2, h_q: 65, sinks: Some(vec![0.5]) }
     sanitize_whole_v4_pair: { layout: Layout::V4, topk: 70, b: 66, s_q: 2, h_q: 65, extra: without_lengths(70) }
-    sanitize_long_v4_pair: { layout: Layout::V4, topk: 385, b: 1, invariant: true, h_q: 128, masked: 50 }
 }
