@@ -1,5 +1,5 @@
 //! Who computes what in a split-KV decode: the arithmetic of the plan, and the plan itself as the
-//! oracle of the device kernel (`cuda/any/plan.cu`), which computes the same integers.
+//! oracle of the device kernels (`cuda/any/plan.cu`, `cuda/any/plan_batch_invariant.cu`), which compute the same integers.
 //!
 //! The KV tokens of every request are cut into tiles of 64. All tiles of all requests form one
 //! line, each request preceded by [`Work::request_cost`] tiles' worth of fixed work. `partitions` workers
@@ -37,6 +37,7 @@ pub const SPLIT_COST: i64 = 4;
 /// How batch-invariant plans cut the index lists of sparse decode, and requests of few rows in dense decode.
 pub const INVARIANT_CUTS_SPARSE: InvariantCuts = InvariantCuts { tiles: 32, most: 16 };
 pub const INVARIANT_CUTS_FEW_ROWS: InvariantCuts = InvariantCuts { tiles: 32, most: 32 };
+/// Rows that are few: up to so many.
 pub const FEW_ROWS: i64 = 32;
 /// Pieces of a batch-invariant plan that are dealt out together: as many as the plan kernel sorts in shared memory.
 pub const DEALT_PIECES: i64 = 1024;
