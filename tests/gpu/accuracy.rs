@@ -89,6 +89,27 @@ fn page_sizes() {
     check_all(&session, vary(specs, 5));
 }
 
+/// The kernel for many rows: caches that it sees by groups of eight tokens, of one KV head and of several side by side, and
+/// those that it cannot, since pages have no whole groups or heads lie apart (padded) or outside tokens (swapped).
+#[test]
+fn page_sizes_of_many_rows() {
+    let session = backend_or_skip!();
+    let mut specs = Vec::new();
+    for (dtype, d_qk) in kinds() {
+        for (i, page) in [8, 16, 24, 32, 64, 96, 192, 1, 2, 4, 20, 61].into_iter().enumerate() {
+            for (j, layout) in LAYOUTS.into_iter().enumerate() {
+                let h_kv = 1 + (i + j) as i64 % 3;
+                let (h_q, lens) = (h_kv * [65, 128][i % 2], vec![130, 0, 63, 1]);
+                let bad_pages = (i + j) % 4 == 0;
+                let spec =
+                    Spec { dtype, d_qk, h_q, h_kv, page, lens, layout, bad_pages, spare_pages: 3, ..Spec::default() };
+                specs.push(Spec { seed: specs.len() as u64, ..spec }.with_long_table());
+            }
+        }
+    }
+    check_all(&session, specs);
+}
+
 /// More requests than partitions, so that a thread block goes from one to the next, and whole ones as well as parts.
 #[test]
 fn many_requests_of_small_pages() {

@@ -44,15 +44,21 @@ fn twenty_times_the_same_bits() {
 fn invariant_results_do_not_depend_on_the_batch() {
     let session = sparse_or_skip!(Any);
     let queue = session.queue().unwrap();
-    for (layout, h_q, b, topk, extra_topk) in [
-        (Layout::V32, 128, 3, 5000, 200),
-        (Layout::V32, 16, 3, 3000, 200),
-        (Layout::V4, 64, 3, 2500, 200),
-        (Layout::V32, 16, 300, 100, 70),
-        (Layout::V4, 128, 150, 120, 30),
+    for (layout, h_q, b, topk, extra_topk, with_lengths) in [
+        (Layout::V32, 128, 3, 5000, 200, true),
+        (Layout::V32, 16, 3, 3000, 200, true),
+        (Layout::V4, 64, 3, 2500, 200, true),
+        (Layout::V32, 16, 300, 100, 70, true),
+        (Layout::V4, 128, 150, 120, 30, true),
+        // Whole query tokens, which the host knows to be that: fewer and more than thread blocks; and some that are cut.
+        (Layout::V32, 16, 300, 100, 70, false),
+        (Layout::V32, 128, 75, 100, 70, false),
+        (Layout::V4, 64, 70, 200, 30, false),
+        (Layout::V4, 128, 3, 2500, 200, false),
     ] {
-        let extra = Some(Extra { page: 64, s_k: 300, topk: extra_topk, lengths: Some(vec![extra_topk as i32, 20]) });
-        let lengths = Some(vec![topk as i32, 90, topk as i32 - 30, 0, 70, topk as i32]);
+        let lengths = with_lengths.then(|| vec![topk as i32, 90, topk as i32 - 30, 0, 70, topk as i32]);
+        let extra_lengths = with_lengths.then(|| vec![extra_topk as i32, 20]);
+        let extra = Some(Extra { page: 64, s_k: 300, topk: extra_topk, lengths: extra_lengths });
         let spec = Spec { layout, h_q, b, topk, lengths, extra, invariant: true, masked: 5, ..Spec::default() };
         let all = Data::new(&spec);
         let together = run_only(&session, &queue, Fence::Guarded, &all).unwrap();
