@@ -20,7 +20,7 @@ use std::ffi::CStr;
 const COMBINE_FEW_ROWS: i64 = 48;
 /// Dynamic shared memory of the attention kernels: all that a block can have.
 const SM90_SMEM_BYTES: u32 = 232448;
-/// Column tiles that one copy takes of a whole tile of the cache.
+/// Column tiles that one copy takes of whole groups of tokens, and of a whole tile in the kernels for few rows.
 const KV_BOX_TILES: u32 = 4;
 
 /// A kernel for up to so many query rows in a piece, of so many threads a block; its names by `decode_index`.
