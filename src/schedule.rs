@@ -10,7 +10,9 @@
 //!
 //! A batch-invariant plan cuts a request only at positions that follow from its own length, so
 //! its pieces, and with them the bits of its result, do not depend on the batch. Who computes which piece may depend on
-//! the batch: pieces are dealt out by size ([`deal`]).
+//! the batch: pieces are dealt out by size ([`deal`]), or where that leaves workers idle, and the kernels can, a worker
+//! begins a piece and another one completes it ([`hand_over`]): it continues on the accumulator that the first one left,
+//! bit by bit as if alone.
 
 use crate::problem::dense_decode::Shape;
 use crate::problem::sparse_decode;
@@ -39,6 +41,10 @@ pub const INVARIANT_CUTS_SPARSE: InvariantCuts = InvariantCuts { tiles: 32, most
 pub const INVARIANT_CUTS_FEW_ROWS: InvariantCuts = InvariantCuts { tiles: 32, most: 32 };
 /// Rows that are few: up to so many.
 pub const FEW_ROWS: i64 = 32;
+/// What it costs a worker that pieces change hands: as much as so many pieces begin and end (cuda/NOTES.md).
+pub const HANDOVER_COST: i64 = 3;
+/// A shorter piece does not change hands.
+pub const MIN_HANDED_OVER_TILES: i64 = 2 * MIN_PIECE_TILES;
 /// Pieces of a batch-invariant plan that are dealt out together: as many as the plan kernel sorts in shared memory.
 pub const DEALT_PIECES: i64 = 1024;
 /// What a piece counts when it is dealt out, at most, in tiles: so that the plan kernel can do with 32 bits.
@@ -56,6 +62,8 @@ pub struct Work {
     /// Fixed work of a request, in tiles.
     pub request_cost: i64,
     pub batch_invariant: bool,
+    /// In a batch-invariant plan: whether a worker can complete a piece that another one began.
+    pub hands_over: bool,
     /// How a batch-invariant plan cuts requests.
     pub invariant: InvariantCuts,
 }
@@ -113,6 +121,7 @@ impl From<&Shape> for Work {
             max_tiles: ceil_div(shape.max_tokens(), TILE_TOKENS),
             request_cost: if shape.layout.is_fp8() { REQUEST_COST } else { request_cost(shape.rows()) },
             batch_invariant: shape.batch_invariant,
+            hands_over: !shape.layout.is_fp8() && ceil_div(shape.max_tokens(), TILE_TOKENS) >= MIN_HANDED_OVER_TILES,
             invariant: invariant_cuts(if shape.layout.is_fp8() { shape.h_q } else { shape.rows() }),
         }
     }
@@ -126,6 +135,7 @@ impl From<&sparse_decode::Shape> for Work {
             max_tiles: ceil_div(shape.topk, TILE_TOKENS) + ceil_div(shape.extra_topk(), TILE_TOKENS),
             request_cost: REQUEST_COST,
             batch_invariant: shape.batch_invariant,
+            hands_over: false,
             invariant: INVARIANT_CUTS_SPARSE,
         }
     }
@@ -167,6 +177,15 @@ pub struct Border {
     pub tile: i32,
 }
 
+/// Where a partition begins in a batch-invariant plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// Its first piece; -1: there is none.
+    pub piece: i32,
+    /// If not 0 it leaves that piece at this tile to the partition behind, which completes it when all else is done.
+    pub tile: i32,
+}
+
 /// A piece as a batch-invariant plan deals it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DealtPiece {
@@ -200,8 +219,8 @@ pub struct Plan {
 pub enum Assignment {
     /// Default plans: `partitions + 1` borders; stretch p is `borders[p] .. borders[p + 1]`.
     Stretches(Vec<Border>),
-    /// Batch-invariant plans: all pieces, of which the first are the first of the partitions in order.
-    Pieces(Vec<DealtPiece>),
+    /// Batch-invariant plans: where each partition starts, and all pieces.
+    Pieces(Vec<Start>, Vec<DealtPiece>),
 }
 
 /// A contiguous run of tiles of one request, computed by one worker.
@@ -212,6 +231,10 @@ pub struct Piece {
     pub tiles: (i32, i32),
     /// Accumulator of the piece; `None`: it is the whole request and writes the output.
     pub slot: Option<i32>,
+    /// It continues what the partition before began.
+    pub resumes: bool,
+    /// The partition behind continues it.
+    pub suspends: bool,
 }
 
 /// Tiles of a request of `len` tokens, the length clamped as the kernels do.
@@ -243,7 +266,7 @@ pub fn plan(shape: &Shape, partitions: i64, lens: &[i32]) -> Plan {
 pub fn plan_tiles(work: impl Into<Work>, partitions: i64, tiles: &[i64]) -> Plan {
     let work = work.into();
     match work.batch_invariant {
-        true => deal(&work, partitions, tiles),
+        true => invariant(&work, partitions, tiles),
         false => stretches(&work, partitions, tiles),
     }
 }
@@ -298,37 +321,103 @@ fn stretches(work: &Work, partitions: i64, tiles: &[i64]) -> Plan {
     Plan { work: Assignment::Stretches(borders), splits }
 }
 
-/// A batch-invariant plan: the largest pieces first, each to the partition that has least to do, the first of these;
-/// [`DEALT_PIECES`] at a time, in the order of the requests. Pieces of equal size keep that order.
-fn deal(work: &Work, partitions: i64, tiles: &[i64]) -> Plan {
+fn invariant(work: &Work, partitions: i64, tiles: &[i64]) -> Plan {
     let (mut pieces, mut splits) = (Vec::new(), Vec::new());
     let mut slots = 0;
     for (i, t) in tiles.iter().enumerate() {
-        let count = work.invariant.count(*t) as i32;
+        let (request, count, first_slot) = (i as i32, work.invariant.count(*t) as i32, slots);
         let split = count > 1;
-        let first_slot = slots;
         for (begin, end) in work.invariant.of(*t) {
             let slot = if split { slots } else { -1 };
             slots += i32::from(split);
-            pieces.push(DealtPiece { request: i as i32, tiles: (begin as i32, end as i32), slot, next: -1 });
+            pieces.push(DealtPiece { request, tiles: (begin as i32, end as i32), slot, next: -1 });
         }
         if split {
-            splits.push(Split { request: i as i32, pieces: count, first_slot, rest_slot: first_slot + 1 });
+            splits.push(Split { request, pieces: count, first_slot, rest_slot: first_slot + 1 });
         }
     }
+    let cost = |piece: &DealtPiece| (piece.tiles.1 - piece.tiles.0) as i64 + work.request_cost;
+    let longest = pieces.iter().map(cost).max().unwrap_or(0);
+    let stretch = ceil_div(pieces.iter().map(cost).sum(), partitions).max(longest);
+    let (starts, dealt, most) = deal(work, partitions, &pieces);
+    let work = match work.hands_over && most > stretch + HANDOVER_COST * work.request_cost {
+        true => hand_over(work, partitions, &pieces, stretch),
+        false => Assignment::Pieces(starts, dealt),
+    };
+    Plan { work, splits }
+}
+
+/// The largest pieces first, each to the partition that has least to do, the first of these;
+/// [`DEALT_PIECES`] at a time, in the order of the requests. Pieces of equal size keep that order. Also returns what the
+/// partition with the most work has.
+fn deal(work: &Work, partitions: i64, pieces: &[DealtPiece]) -> (Vec<Start>, Vec<DealtPiece>, i64) {
+    let mut pieces = pieces.to_vec();
     let cost = |piece: &DealtPiece| ((piece.tiles.1 - piece.tiles.0) as i64 + work.request_cost).min(MOST_COST);
     pieces.chunks_mut(DEALT_PIECES as usize).for_each(|together| together.sort_by_key(|piece| Reverse(cost(piece))));
 
     let mut loads: BinaryHeap<Reverse<(i64, usize)>> = (0..partitions as usize).map(|p| Reverse((0, p))).collect();
+    let mut starts = vec![Start { piece: -1, tile: 0 }; partitions as usize];
     let mut last = vec![None; partitions as usize];
     for i in 0..pieces.len() {
         let Some(Reverse((load, p))) = loads.pop() else { break };
         loads.push(Reverse((load + cost(&pieces[i]), p)));
-        if let Some(before) = last[p].replace(i) {
-            pieces[before].next = i as i32;
+        match last[p].replace(i) {
+            Some(before) => pieces[before].next = i as i32,
+            None => starts[p].piece = i as i32,
         }
     }
-    Plan { work: Assignment::Pieces(pieces), splits }
+    let most = loads.into_iter().map(|Reverse((load, _))| load).max().unwrap_or(0);
+    (starts, pieces, most)
+}
+
+/// McNaughton's wrap-around rule. All pieces of all requests form a line, each preceded by fixed work, which is cut into
+/// stretches of equal length, no shorter than the longest piece, so that no piece lies in three of them. A stretch is walked
+/// from its end: the part of a piece before a border is then the first that its worker computes, the part behind it the last
+/// of the worker behind. So they follow one another in time as in the request, and hardly ever one has to wait. (Nobody waits
+/// for one that waits for him: only its last piece makes a worker wait, for another one's first.)
+///
+/// The plan lists the pieces from the last to the first, in the order in which they are walked.
+fn hand_over(work: &Work, partitions: i64, pieces: &[DealtPiece], stretch: i64) -> Assignment {
+    let n = pieces.len();
+    // Where stretches begin: before a piece, or at a tile inside it.
+    let (mut borders, mut i, mut start) = (Vec::new(), 0, 0);
+    for p in 0..partitions {
+        let x = p * stretch;
+        let cost = |piece: &DealtPiece| (piece.tiles.1 - piece.tiles.0) as i64 + work.request_cost;
+        while i < n && x >= start + cost(&pieces[i]) {
+            start += cost(&pieces[i]);
+            i += 1;
+        }
+        let within = (x - start - work.request_cost) as i32;
+        borders.push(match pieces.get(i) {
+            Some(DealtPiece { tiles: (begin, end), .. }) if within as i64 >= MIN_PIECE_TILES => {
+                let tile = begin + within;
+                if (end - tile) as i64 >= MIN_PIECE_TILES {
+                    (i, tile)
+                } else {
+                    (i + 1, 0)
+                }
+            }
+            _ => (i, 0),
+        });
+    }
+    borders.push((n, 0));
+
+    let mut listed: Vec<DealtPiece> = pieces.iter().rev().copied().collect();
+    listed.iter_mut().enumerate().for_each(|(i, piece)| piece.next = if i + 1 < n { i as i32 + 1 } else { -1 });
+    let mut starts = Vec::new();
+    for two in borders.windows(2) {
+        let ((begin, inside), (end, tile)) = (two[0], two[1]);
+        // From the piece in which the stretch ends, or before which, to the first that begins in it.
+        let (last, first) = (begin + usize::from(inside > 0), end + usize::from(tile > 0));
+        if first > last {
+            starts.push(Start { piece: (n - first) as i32, tile });
+            listed[n - 1 - last].next = -1;
+        } else {
+            starts.push(Start { piece: -1, tile: 0 });
+        }
+    }
+    Assignment::Pieces(starts, listed)
 }
 
 /// The tiles of every request, if all have as many.
@@ -413,25 +502,35 @@ fn slot(requests: i64, partitions: i64, request: i32, p: i32, tile: i32) -> i32 
     }
 }
 
-/// Every piece of a plan, in the order in which the workers compute them.
-pub fn pieces(shape: &Shape, partitions: i64, plan: &Plan, lens: &[i32]) -> Vec<Piece> {
-    let tiles: Vec<i64> = lens.iter().map(|l| tiles(shape, *l)).collect();
-    pieces_of_tiles(shape, partitions, plan, &tiles)
-}
-
-/// As [`pieces`], for requests of so many tiles.
+/// Every piece of a plan for requests of so many tiles, in the order in which the workers compute them.
 pub fn pieces_of_tiles(work: impl Into<Work>, partitions: i64, plan: &Plan, tiles: &[i64]) -> Vec<Piece> {
-    let requests = work.into().requests;
+    let work = work.into();
+    let requests = work.requests;
     let mut all = Vec::new();
     let borders = match &plan.work {
         Assignment::Stretches(borders) => borders,
-        Assignment::Pieces(pieces) => {
-            for partition in 0..partitions as i32 {
-                let mut i = partition;
-                while let Some(DealtPiece { request, tiles, slot, next }) = pieces.get(i as usize).copied() {
-                    let slot = (slot >= 0).then_some(slot);
-                    all.push(Piece { partition, request, tiles, slot });
-                    i = next;
+        Assignment::Pieces(starts, pieces) => {
+            for (partition, start) in starts.iter().enumerate() {
+                let mut add = |piece: &DealtPiece, tiles, resumes, suspends| {
+                    let slot = (piece.slot >= 0).then_some(piece.slot);
+                    all.push(Piece {
+                        partition: partition as i32,
+                        request: piece.request,
+                        tiles,
+                        slot,
+                        resumes,
+                        suspends,
+                    });
+                };
+                let mut i = start.piece;
+                while let Some(piece) = pieces.get(i as usize) {
+                    let suspends = i == start.piece && start.tile > 0;
+                    add(piece, (piece.tiles.0, if suspends { start.tile } else { piece.tiles.1 }), false, suspends);
+                    i = piece.next;
+                }
+                let before = partition.checked_sub(1).map(|before| starts[before]);
+                if let Some(Start { piece, tile: tile @ 1.. }) = before {
+                    add(&pieces[piece as usize], (tile, pieces[piece as usize].tiles.1), true, false);
                 }
             }
             return all;
@@ -448,6 +547,8 @@ pub fn pieces_of_tiles(work: impl Into<Work>, partitions: i64, plan: &Plan, tile
                 request: at.request,
                 tiles: (at.tile, stop),
                 slot: if whole { None } else { Some(slot(requests, partitions, at.request, p as i32, at.tile)) },
+                resumes: false,
+                suspends: false,
             });
             at = if stop == total {
                 Border { request: at.request + 1, tile: 0 }

@@ -6,11 +6,15 @@ use crate::schedule::{self, ceil_div, Grid, Work, BLOCK_ROWS, FEW_ROWS, TILE_TOK
 
 /// Regions begin at multiples of this many bytes.
 const ALIGN: u64 = 256;
+/// Beside its accumulator a row has so many numbers of 4 bytes where a piece changes hands, at most, and a block so many
+/// bytes of words (`cuda/sm90/dense_decode/handover.cuh`).
+const HANDOVER_NUMBERS: u64 = 64;
+const HANDOVER_WORDS: u64 = 256;
 /// Rows of an accumulator that a warp holds (`kFragmentRows` in `cuda/sm90/sparse_decode/short_combine.cuh`).
 pub const FRAGMENT_ROWS: i64 = 16;
 
 /// The plan buffer: `partitions + 1` borders of 16 bytes; the list of split requests, 16 bytes each and as many
-/// before them; in a batch-invariant plan a record of 24 bytes for each piece.
+/// before them; in a batch-invariant plan, whose borders are other records of that size, a record of 24 bytes for each piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanLayout {
     pub borders: u64,
@@ -34,7 +38,8 @@ impl PlanLayout {
 
 /// The workspace of a split decode, FP32: `out [slots, rows, 512]`, then `lse [slots, rows]`, the rows being
 /// those of a request of the plan: `s_q * h_q`; or, where each query token is one, `h_q` rounded up to what a warp stores,
-/// with room for two numbers in place of lse. Then the words by which thread blocks meet (`cuda/common/rendezvous.cuh`).
+/// with room for two numbers in place of lse. Then the words by which thread blocks meet (`cuda/common/rendezvous.cuh`). Where
+/// pieces may change hands a record for each block of all partitions but the last (`cuda/sm90/dense_decode/handover.cuh`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SplitLayout {
     pub slots: i64,
@@ -42,6 +47,9 @@ pub struct SplitLayout {
     pub out: u64,
     pub lse: u64,
     pub rendezvous: u64,
+    pub handovers: u64,
+    /// Of a block.
+    pub handover_bytes: u64,
     pub size: u64,
 }
 
@@ -49,7 +57,10 @@ impl SplitLayout {
     pub fn new(shape: &Shape, grid: &Grid) -> SplitLayout {
         match shape.layout.is_fp8() {
             true => SplitLayout::of_heads(shape, grid, shape.h_q),
-            false => SplitLayout::of_work(shape, grid, shape.s_q * shape.h_q, 1, shape.h_kv),
+            false => {
+                let split = SplitLayout::of_work(shape, grid, shape.s_q * shape.h_q, 1, shape.h_kv);
+                split.with_handovers(shape, grid)
+            }
         }
     }
 
@@ -67,7 +78,18 @@ impl SplitLayout {
         // A counter, and a word for each block: of the partitions no more than stated here, and those that combine.
         let blocks = (grid.row_blocks * h_kv).max(grid.multiprocessors) + grid.multiprocessors + 1;
         let size = if slots > 0 { align(rendezvous + (1 + blocks as u64) * 8) } else { rendezvous };
-        SplitLayout { slots, rows, out: 0, lse, rendezvous, size }
+        SplitLayout { slots, rows, out: 0, lse, rendezvous, handovers: size, handover_bytes: 0, size }
+    }
+
+    /// Of a block a row's accumulator and numbers, and a word for each of its warps.
+    fn with_handovers(self, shape: &Shape, grid: &Grid) -> SplitLayout {
+        if !shape.batch_invariant || !Work::from(shape).hands_over || grid.partitions == 1 {
+            return self;
+        }
+        let rows = [16, FEW_ROWS].into_iter().find(|most| shape.rows() <= *most).unwrap_or(BLOCK_ROWS);
+        let handover_bytes = rows as u64 * (D_V as u64 + HANDOVER_NUMBERS) * 4 + HANDOVER_WORDS;
+        let blocks = (grid.partitions - 1) * grid.row_blocks * shape.h_kv;
+        SplitLayout { handover_bytes, size: self.size + blocks as u64 * handover_bytes, ..self }
     }
 }
 

@@ -11,6 +11,9 @@ use std::collections::{BTreeMap, HashSet};
 
 struct Batch {
     shape: Shape,
+    work: Work,
+    /// Of each request.
+    tiles: Vec<i64>,
     partitions: i64,
     lens: Vec<i32>,
 }
@@ -40,36 +43,61 @@ fn batch(r: &mut Random) -> Batch {
         2 => r.below(most.min(200)) as i32,
         _ => r.below(most) as i32,
     });
-    let lens = lens.collect();
-    Batch { partitions: Grid::new(&shape, r.pick(&[1, 3, 16, 132])).partitions, shape, lens }
+    let lens: Vec<i32> = lens.collect();
+    // Pieces of either kind of batch-invariant plans.
+    let work = Work { hands_over: r.below(2) == 0, ..Work::from(&shape) };
+    let tiles = lens.iter().map(|len| tiles(&shape, *len)).collect();
+    Batch { partitions: Grid::new(&shape, r.pick(&[1, 3, 16, 132])).partitions, shape, work, tiles, lens }
 }
 
 #[test]
 fn a_million_batches() {
     let mut r = Random(4);
+    let mut handed_over = 0;
     for _ in 0..1_000_000 {
-        let Batch { shape, partitions, lens } = batch(&mut r);
-        let plan = plan(&shape, partitions, &lens);
-        let what = || format!("{partitions} partitions, {shape:?}, {lens:?}\n{plan:?}");
-        let mut all = pieces(&shape, partitions, &plan, &lens);
+        let Batch { shape, work, partitions, tiles, lens } = batch(&mut r);
+        let plan = plan_tiles(work, partitions, &tiles);
+        let what = || format!("{partitions} partitions, {shape:?}, {work:?}, {lens:?}\n{plan:?}");
+        let mut all = pieces_of_tiles(work, partitions, &plan, &tiles);
         match &plan.work {
             Assignment::Stretches(borders) => {
                 assert_eq!(borders.len() as i64, partitions + 1);
                 assert!(borders.windows(2).all(|w| w[0] <= w[1]), "borders out of order: {}", what());
                 assert_eq!(borders[0], Border::default(), "{}", what());
             }
-            Assignment::Pieces(pieces) => {
-                assert_eq!(all.len(), pieces.len(), "{}", what());
+            Assignment::Pieces(starts, pieces) => {
+                assert_eq!(starts.len() as i64, partitions, "{}", what());
                 // What the plan buffer has room for.
-                assert!(pieces.len() as i64 <= Work::from(&shape).most_pieces(), "{}", what());
+                assert!(pieces.len() as i64 <= work.most_pieces(), "{}", what());
                 // Chains lead on, so that they end.
                 assert!(pieces.iter().enumerate().all(|(i, p)| p.next < 0 || p.next as usize > i), "{}", what());
+                // A piece changes hands once, from the first of a worker to the last of the one behind, and is one again.
+                for (i, piece) in all.iter().enumerate() {
+                    let first = i == 0 || all[i - 1].partition != piece.partition;
+                    let last = i + 1 == all.len() || all[i + 1].partition != piece.partition;
+                    assert!((first || !piece.suspends) && (last || !piece.resumes), "{}", what());
+                    assert!(!(piece.resumes && piece.suspends), "{}", what());
+                    assert!(work.hands_over || !(piece.resumes || piece.suspends), "{}", what());
+                }
                 all.sort_by_key(|piece| (piece.request, piece.tiles));
+                all.dedup_by(|second, first| {
+                    let same = first.suspends && second.resumes;
+                    if same {
+                        handed_over += 1;
+                        assert_eq!((first.request, first.slot), (second.request, second.slot), "{}", what());
+                        assert_eq!(first.partition + 1, second.partition, "{}", what());
+                        assert_eq!(first.tiles.1, second.tiles.0, "{}", what());
+                        (first.tiles.1, first.suspends) = (second.tiles.1, second.suspends);
+                    }
+                    same
+                });
+                assert!(all.iter().all(|piece| !piece.suspends && !piece.resumes), "{}", what());
+                assert_eq!(all.len(), pieces.len(), "{}", what());
             }
         }
 
         // In the order of the workers, or sorted, the tiles of each request follow one another, from none to all.
-        let slots = max_slots(&shape, partitions);
+        let slots = max_slots(work, partitions);
         let mut next = BTreeMap::new();
         let mut taken = HashSet::new();
         let mut of_request: BTreeMap<i32, Vec<Piece>> = BTreeMap::new();
@@ -84,7 +112,7 @@ fn a_million_batches() {
         }
         assert_eq!(next.len(), lens.len(), "a request is missing: {}", what());
         for (request, end) in next {
-            assert_eq!(end as i64, tiles(&shape, lens[request as usize]), "{}", what());
+            assert_eq!(end as i64, tiles[request as usize], "{}", what());
         }
 
         let mut combined = HashSet::new();
@@ -104,35 +132,43 @@ fn a_million_batches() {
             assert_eq!(pieces.len() > 1, pieces[0].slot.is_some(), "{}", what());
         }
     }
+    assert!(handed_over > 100_000, "{handed_over}");
 }
 
 /// No worker gets much more than its share: a stretch, and what the rounding of its two borders adds; in a
-/// batch-invariant plan, where each piece goes to whom has least to do, less than a piece.
+/// batch-invariant plan no less than the longest piece, and what it costs that pieces change hands; where they cannot, less
+/// than a piece more.
 #[test]
 fn stretches_are_balanced() {
     let mut r = Random(5);
     for _ in 0..200_000 {
-        let Batch { shape, partitions, lens } = batch(&mut r);
-        let request_cost = Work::from(&shape).request_cost;
+        let Batch { shape, work, partitions, tiles, lens } = batch(&mut r);
+        let request_cost = work.request_cost;
         let cost = |t: i64| t + request_cost;
-        let plan = plan(&shape, partitions, &lens);
-        let all = pieces(&shape, partitions, &plan, &lens);
+        let plan = plan_tiles(work, partitions, &tiles);
+        let all = pieces_of_tiles(work, partitions, &plan, &tiles);
         let costs = || all.iter().map(|p| cost((p.tiles.1 - p.tiles.0) as i64));
         let line: i64 = match shape.batch_invariant {
             true => costs().sum(),
-            false => lens.iter().map(|l| cost(tiles(&shape, *l))).sum(),
+            false => tiles.iter().map(|t| cost(*t)).sum(),
         };
-        let rounding = match shape.batch_invariant {
-            true => costs().max().unwrap() - 1,
+        let rounding = match plan.work {
+            Assignment::Pieces(..) if !work.hands_over => costs().max().unwrap() - 1,
+            Assignment::Pieces(..) => 2 * MIN_PIECE_TILES + (2 + HANDOVER_COST) * request_cost,
             // By less than a piece that is too small to be one, or by the fixed work of a request.
-            false => 2 * MIN_PIECE_TILES + 2 * request_cost,
+            Assignment::Stretches(_) => 2 * MIN_PIECE_TILES + 2 * request_cost,
         };
         let mut load = vec![0; partitions as usize];
-        for p in all {
+        for p in &all {
             load[p.partition as usize] += cost((p.tiles.1 - p.tiles.0) as i64);
         }
         let most = load.into_iter().max().unwrap();
-        let share = ceil_div(line, partitions).max(MIN_STRETCH);
+        let whole = |t: &i64| work.invariant.of(*t).map(|(begin, end)| cost(end - begin)).max().unwrap();
+        let longest = tiles.iter().map(whole).max().unwrap();
+        let share = match plan.work {
+            Assignment::Pieces(..) => ceil_div(line, partitions).max(longest),
+            Assignment::Stretches(_) => ceil_div(line, partitions).max(MIN_STRETCH),
+        };
         assert!(most <= share + rounding, "{most} of {share} + {rounding}: {shape:?} {partitions} {lens:?}");
     }
 }
@@ -146,6 +182,7 @@ fn equal_requests_are_cut_into_equal_pieces() {
         max_tiles: 4096,
         request_cost: REQUEST_COST,
         batch_invariant: false,
+        hands_over: false,
         invariant: INVARIANT_CUTS_SPARSE,
     };
     let uniform = |requests, partitions, tiles| Uniform::new(requests, partitions, tiles, REQUEST_COST);
@@ -251,15 +288,17 @@ fn longer_requests_have_no_fewer_pieces() {
 fn invariant_cuts_do_not_depend_on_the_batch() {
     let mut r = Random(6);
     for _ in 0..100_000 {
-        let Batch { shape, partitions, lens } = batch(&mut r);
-        let shape = Shape { batch_invariant: true, ..shape };
-        let alone = Shape { b: 1, ..shape };
-        let all = pieces(&shape, partitions, &plan(&shape, partitions, &lens), &lens);
+        let Batch { shape, work, partitions, tiles, lens } = batch(&mut r);
+        let work = Work { batch_invariant: true, ..work };
+        let alone = Work { requests: 1, ..work };
+        let all = pieces_of_tiles(work, partitions, &plan_tiles(work, partitions, &tiles), &tiles);
         let i = r.below(lens.len() as u64) as usize;
-        let own = [lens[i]];
-        let one = pieces(&alone, partitions, &plan(&alone, partitions, &own), &own);
-        let cuts = |pieces: &[Piece], request: i32| -> Vec<(i32, i32)> {
-            let mut cuts: Vec<_> = pieces.iter().filter(|p| p.request == request).map(|p| p.tiles).collect();
+        let own = [tiles[i]];
+        let one = pieces_of_tiles(alone, partitions, &plan_tiles(alone, partitions, &own), &own);
+        // Where pieces begin: not where one only changes hands.
+        let cuts = |pieces: &[Piece], request: i32| -> Vec<i32> {
+            let begins = pieces.iter().filter(|p| p.request == request && !p.resumes).map(|p| p.tiles.0);
+            let mut cuts: Vec<_> = begins.collect();
             cuts.sort();
             cuts
         };

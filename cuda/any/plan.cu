@@ -16,16 +16,6 @@
 namespace flashmla {
 namespace {
 
-// The largest of all threads' numbers, none of which is negative.
-__device__ __forceinline__ int largest(int mine) {
-    __shared__ int warp_largest[kMaxThreads / 32];
-    const int in_warp = __reduce_max_sync(~0u, mine);
-    if (threadIdx.x % 32 == 0) warp_largest[threadIdx.x / 32] = in_warp;
-    __syncthreads();
-    const int lane = threadIdx.x % 32;
-    return __reduce_max_sync(~0u, lane < warps() ? warp_largest[lane] : 0);
-}
-
 // How many threads up to this one say yes, and in `total` all that do.
 __device__ __forceinline__ int inclusive_count(bool yes, int& total) {
     __shared__ int warp_counts[kMaxThreads / 32];
@@ -38,33 +28,12 @@ __device__ __forceinline__ int inclusive_count(bool yes, int& total) {
     return __reduce_add_sync(~0u, lane < warp ? theirs : 0) + __popc(votes & (~0u >> (31 - lane)));
 }
 
-// x / partitions, rounded up, for 0 <= x < 2^63.
-__device__ __forceinline__ int64_t over_partitions(const PlanParams& p, int64_t x) {
-    const uint64_t n = uint64_t(x) + uint32_t(p.partitions - 1);
-    // At most one too small.
-    const uint64_t q = __umul64hi(n, p.partitions_inverse);
-    return int64_t(q + (n - q * uint32_t(p.partitions) >= uint32_t(p.partitions)));
-}
-
 // Where position `offset` of a request's stretch of the line cuts it: at its end if not before its last tile.
 __device__ __forceinline__ int64_t tile_at(const PlanParams& p, int tiles, int64_t offset, int64_t stretch) {
     const int64_t least = min(int64_t(kMinPieceTiles), stretch);
     const int64_t tile = max(offset - p.request_cost, int64_t(0));
     if (tile < least) return 0;
     return tiles - tile < least || tiles < kMinSplitTiles ? tiles : tile;
-}
-
-// The last of the first `n` runs that does not begin behind x.
-__device__ __forceinline__ int run_at(const int64_t* run_starts, int n, int64_t x) {
-    int low = 0, high = n;
-#pragma unroll 1
-    while (high - low > 1) {
-        const int middle = (low + high) / 2;
-        const bool behind = x < run_starts[middle];
-        high = behind ? middle : high;
-        low = behind ? low : middle;
-    }
-    return low;
 }
 
 // The requests that have cuts, by the threads of the cuts 1 .. partitions - 1.

@@ -4,8 +4,12 @@
 // the pieces of each lie. So many pieces at a time as fit shared memory are sorted by size, then given to the
 // partitions, a thread each: the next piece goes to the partition with the least load. Many do so at once, since those with
 // the next larger loads would take their turns before any of these came again.
+//
+// If a partition gets much more than its share, and pieces may change hands, all is written anew: a thread a run writes its
+// pieces, a thread a border looks up in which of them it lies.
 #include "any/plan_sums.cuh"
 #include "common/grid_dependency.cuh"
+#include "common/invariant_cut.cuh"
 #include "common/lengths.cuh"
 #include "common/named_barrier.cuh"
 #include "common/plan.cuh"
@@ -14,21 +18,8 @@
 namespace flashmla {
 namespace {
 
-// How a request is cut: into pieces of so many tiles, of which the last has others.
-struct Cut {
-    int tiles, pieces, piece_tiles, last_tiles;
-
-    __device__ __forceinline__ int begin(int piece) const {
-        return piece < pieces - 1 ? piece * piece_tiles : tiles - last_tiles;
-    }
-};
-
-__device__ __forceinline__ Cut cut(const PlanParams& p, int request) {
-    const int tiles = unit_tiles(p, request);
-    if (tiles <= p.invariant_tiles) return {tiles, 1, tiles, tiles};
-    const int piece = max(p.invariant_tiles, (tiles - 1) / p.invariant_most + 1);
-    const int pieces = (tiles - 1) / piece + 1, rest = tiles - (pieces - 1) * piece;
-    return {tiles, pieces, piece, rest < piece / 4 ? (piece + rest) / 2 : rest};
+__device__ __forceinline__ InvariantCut cut(const PlanParams& p, int request) {
+    return {unit_tiles(p, request), p.invariant_tiles, p.invariant_most};
 }
 
 constexpr int kDealing = 1;  // number of a barrier
@@ -84,7 +75,8 @@ struct Loads {
 // The partition of a thread, if there is one: the piece it was given last, and how much all of them are.
 struct Partition {
     int last = -1;
-    int load = 0;  // less what all have
+    int load = 0;  // less what all have, which is in `all`
+    int64_t all = 0;
 };
 
 // Gives the pieces out of `keys`, which are those from `begin` on. By the first `threads`, whole warps that have a partition.
@@ -110,6 +102,7 @@ __device__ __forceinline__ void deal(const PlanParams& p, const Key* keys, int b
             least = min(min(min(least, others.x), min(others.y, others.z)), others.w);
         }
         if (active) mine.load -= least / kMaxPartitions;
+        mine.all += least / kMaxPartitions;
         const int next = done + before;
         bool given = false;
         if (active && next < n) {
@@ -127,10 +120,128 @@ __device__ __forceinline__ void deal(const PlanParams& p, const Key* keys, int b
     }
 }
 
+// The pieces of a run of requests, in order.
+class Run {
+  public:
+    // `start`: sums over the runs before.
+    __device__ __forceinline__ Run(const PlanParams& p, int begin, int end, const Sums<kSums>& start)
+        : p_(p), end_(end), request_(begin), slot_(int(start.of[kSlots])), split_(int(start.of[kSplits])),
+          number(int(start.of[kPieces])) {}
+
+    // Goes through those with a number less than `limit`.
+    template <class Take>
+    __device__ __forceinline__ void until(int limit, Take take) {
+#pragma unroll 1
+        while (request_ < end_ && number < limit) {
+            const InvariantCut c = cut(p_, request_);
+            const int tokens = first_tokens(p_, Unit(request_, p_.tokens));
+            if (piece_ == 0 && c.pieces > 1)
+                reinterpret_cast<SplitPlan*>(p_.splits)[1 + split_++] = {request_, c.pieces, slot_, slot_ + 1};
+#pragma unroll 1
+            for (; piece_ < c.pieces && number < limit; ++piece_, ++number) {
+                const int slot = c.pieces > 1 ? slot_++ : -1;
+                take(DealtPiece{request_, c.begin(piece_), c.end(piece_), slot, -1, tokens});
+            }
+            if (piece_ < c.pieces) return;
+            ++request_, piece_ = 0;
+        }
+    }
+
+  private:
+    const PlanParams& p_;
+    const int end_;
+    int request_, piece_ = 0, slot_, split_;
+
+  public:
+    int number;  // of the next piece
+};
+
+// Where a stretch begins: before a piece, or at a tile inside it.
+struct Cut {
+    int piece, tile;
+};
+
+// Where position `offset` of a request's part of the line cuts it.
+__device__ __forceinline__ Cut cut_at(const PlanParams& p, const InvariantCut& c, int64_t offset) {
+    // All pieces before the second to last are as long; that is no longer than they are.
+    int piece = int(min(offset / (c.piece_tiles + p.request_cost), int64_t(c.pieces - 1)));
+    if (piece == c.pieces - 2 && offset >= c.begin(piece + 1) + (piece + 1) * p.request_cost) ++piece;
+    const int64_t within = offset - c.begin(piece) - (piece + 1) * p.request_cost;
+    if (within < kMinPieceTiles) return {piece, 0};
+    const int tile = c.begin(piece) + int(within);
+    return c.end(piece) - tile >= kMinPieceTiles ? Cut{piece, tile} : Cut{piece + 1, 0};
+}
+
+// What threads tell each other of the stretches, where before the pieces were sorted.
+struct Cuts {
+    int64_t run_starts[kMaxThreads];
+    int run_pieces[kMaxThreads];
+    Cut cuts[kMaxPartitions + 1];
+};
+
+union Shared {
+    struct {
+        Key keys[kDealtPieces];
+        DealtPiece in_order[kDealtPieces];
+    } dealt;
+    Cuts cuts;
+
+    Shared() = default;
+};
+
+// The plan by which pieces change hands, in stretches of that length.
+__device__ __forceinline__ void hand_over(const PlanParams& p, Cuts& shared, Run& run, const Sums<kSums>& start,
+                                          const Sums<kSums>& total, int64_t stretch) {
+    int64_t* const run_starts = shared.run_starts;
+    int* const run_pieces = shared.run_pieces;
+    Cut* const cuts = shared.cuts;
+    DealtPiece* const pieces = reinterpret_cast<DealtPiece*>(p.pieces);
+    const int thread = threadIdx.x, all = int(total.of[kPieces]);
+    run_starts[thread] = start.of[kTiles] + start.of[kPieces] * p.request_cost;
+    run_pieces[thread] = run.number;
+    run.until(all, [&](DealtPiece piece) {
+        const int at = all - 1 - run.number;
+        piece.next = at + 1 < all ? at + 1 : -1;
+        pieces[at] = piece;
+    });
+    __syncthreads();
+
+    Cut mine = {all, 0};
+    const int64_t x = thread * stretch;
+    if (thread < p.partitions && x < total.of[kTiles] + total.of[kPieces] * p.request_cost) {
+        const int in = run_at(run_starts, min(p.b, int(blockDim.x)), x);
+        int64_t position = run_starts[in];
+        mine.piece = run_pieces[in];
+#pragma unroll 1
+        for (int request = in * p.run; request < p.b; ++request) {
+            const InvariantCut c = cut(p, request);
+            const int64_t next = position + c.tiles + c.pieces * p.request_cost;
+            if (x < next) {
+                const Cut at = cut_at(p, c, x - position);
+                mine = {mine.piece + at.piece, at.tile};
+                break;
+            }
+            position = next;
+            mine.piece += c.pieces;
+        }
+    }
+    if (thread < p.partitions) cuts[thread] = mine;
+    if (thread == 0) cuts[p.partitions] = {all, 0};
+    __syncthreads();
+    if (thread >= p.partitions) return;
+    const Cut end = cuts[thread + 1];
+    const int last = mine.piece + (mine.tile > 0), first = end.piece + (end.tile > 0);
+    Start& at = reinterpret_cast<Start*>(p.borders)[thread];
+    at.piece = first > last ? all - first : -1;
+    at.tile = first > last ? end.tile : 0;
+    if (first > last) pieces[all - 1 - last].next = -1;
+}
+
 __device__ __forceinline__ void make_plan(const PlanParams& p) {
-    __shared__ Key keys[kDealtPieces];
-    __shared__ DealtPiece in_order[kDealtPieces];
+    __shared__ Shared shared;
     __shared__ Loads loads;
+    Key* const keys = shared.dealt.keys;
+    DealtPiece* const in_order = shared.dealt.in_order;
     const int threads = blockDim.x, thread = threadIdx.x, dealing = (p.partitions + 31) / 32 * 32;
     static_assert(kMaxPartitions <= kMaxThreads);
     const int begin = min(thread * p.run, p.b), end = begin + min(p.run, p.b - begin);
@@ -139,40 +250,32 @@ __device__ __forceinline__ void make_plan(const PlanParams& p) {
     grid_dependency_wait();
 
     Sums<kSums> sums = {}, total;
+    int longest = 0;
 #pragma unroll 1
     for (int request = begin; request < end; ++request) {
-        const Cut c = cut(p, request);
+        const InvariantCut c = cut(p, request);
         sums.of[kTiles] += c.tiles;
         sums.of[kPieces] += c.pieces;
         sums.of[kSlots] += c.pieces > 1 ? c.pieces : 0;
         sums.of[kSplits] += c.pieces > 1;
+        longest = max(longest, c.longest());
     }
     const Sums<kSums> start = exclusive_scan(sums, total);
+    // Here, since racecheck does not follow what threads tell each other after some of them met apart.
+    const int64_t most = largest(longest) + p.request_cost;
 
-    SplitPlan* const splits = reinterpret_cast<SplitPlan*>(p.splits);
     DealtPiece* const pieces = reinterpret_cast<DealtPiece*>(p.pieces);
-    Border* const borders = reinterpret_cast<Border*>(p.borders);
     const int all = int(total.of[kPieces]);
-    // Of the run's next piece: its number of all, and in its request.
-    int at = int(start.of[kPieces]), request = begin, piece = 0;
-    int slot = int(start.of[kSlots]), split = int(start.of[kSplits]);
+    Run run(p, begin, end, start);
     Partition mine;
 #pragma unroll 1
     for (int first = 0; first < all; first += kDealtPieces) {
         const int n = min(kDealtPieces, all - first);
-#pragma unroll 1
-        while (request < end && at < first + n) {
-            const Cut c = cut(p, request);
-            if (piece == 0 && c.pieces > 1) splits[1 + split++] = {request, c.pieces, slot, slot + 1};
-#pragma unroll 1
-            for (; piece < c.pieces && at < first + n; ++piece, ++at) {
-                const int tile = c.begin(piece), stop = piece + 1 < c.pieces ? c.begin(piece + 1) : c.tiles;
-                in_order[at - first] = {request, tile, stop, c.pieces > 1 ? slot++ : -1, -1};
-                keys[at - first] = Key(min(stop - tile + int(p.request_cost), kMostCost), at - first);
-            }
-            if (piece < c.pieces) break;
-            ++request, piece = 0;
-        }
+        run.until(first + n, [&](const DealtPiece& piece) {
+            const int at = run.number - first;
+            in_order[at] = piece;
+            keys[at] = Key(min(piece.tile_end - piece.tile_begin + int(p.request_cost), kMostCost), at);
+        });
         int padded = n;
         if (n & (n - 1)) padded = 1 << (32 - __clz(n));
 #pragma unroll 1
@@ -183,21 +286,23 @@ __device__ __forceinline__ void make_plan(const PlanParams& p) {
         for (int i = thread; i < n; i += threads) pieces[first + i] = in_order[keys[i].index()];
         // What is written of a piece again is its successor.
         __syncthreads();
-        if (first == 0) {
-            // The largest go to the partitions in order, before any is given a second one.
-            Border at = {p.b, 0, 0, int(min(total.of[kTiles], int64_t(INT32_MAX)))};
-            if (thread == 0) borders[p.partitions] = at;
-            if (thread < n) {
-                const DealtPiece& dealt = in_order[keys[thread].index()];
-                at.request = dealt.request, at.tile = dealt.tile_begin;
-                at.tokens = first_tokens(p, Unit(dealt.request, p.tokens));
-            }
-            if (thread < p.partitions) borders[thread] = at;
-        }
         if (thread < dealing) deal(p, keys, first, n, mine, loads, dealing);
         __syncthreads();
     }
-    if (thread == 0) splits[0] = {int(total.of[kSplits])};
+    // The largest go to the partitions in order, before any is given a second one.
+    if (thread < p.partitions) {
+        const int tiles = int(min(total.of[kTiles], int64_t(INT32_MAX)));
+        reinterpret_cast<Start*>(p.borders)[thread] = {thread < all ? thread : -1, 0, 0, tiles};
+    }
+    if (thread == 0) reinterpret_cast<SplitPlan*>(p.splits)[0] = {int(total.of[kSplits])};
+    if (!p.hands_over) return;
+
+    const int64_t line = total.of[kTiles] + total.of[kPieces] * p.request_cost;
+    const int64_t stretch = max(over_partitions(p, line), most);
+    const bool uneven = thread < p.partitions && mine.all + mine.load > stretch + kHandoverCost * p.request_cost;
+    if (!__syncthreads_or(uneven)) return;
+    Run anew(p, begin, end, start);
+    hand_over(p, shared.cuts, anew, start, total, stretch);
 }
 
 }  // namespace

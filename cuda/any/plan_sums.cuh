@@ -1,5 +1,6 @@
 // Sums over the threads of the block that makes a plan, each of which has a run of requests.
 #pragma once
+#include "flashmla_params.h"
 #include <cstdint>
 
 namespace flashmla {
@@ -47,6 +48,37 @@ __device__ __forceinline__ Sums<kCount> exclusive_scan(Sums<kCount> mine, Sums<k
         within.of[i] += (warp > 0 ? before : 0) - mine.of[i];
     }
     return within;
+}
+
+// The largest of all threads' numbers, none of which is negative.
+__device__ __forceinline__ int largest(int mine) {
+    __shared__ int warp_largest[kMaxThreads / 32];
+    const int in_warp = __reduce_max_sync(~0u, mine);
+    if (threadIdx.x % 32 == 0) warp_largest[threadIdx.x / 32] = in_warp;
+    __syncthreads();
+    const int lane = threadIdx.x % 32;
+    return __reduce_max_sync(~0u, lane < warps() ? warp_largest[lane] : 0);
+}
+
+// x / partitions, rounded up, for 0 <= x < 2^63.
+__device__ __forceinline__ int64_t over_partitions(const PlanParams& p, int64_t x) {
+    const uint64_t n = uint64_t(x) + uint32_t(p.partitions - 1);
+    // At most one too small.
+    const uint64_t q = __umul64hi(n, p.partitions_inverse);
+    return int64_t(q + (n - q * uint32_t(p.partitions) >= uint32_t(p.partitions)));
+}
+
+// The last of the first `n` runs that does not begin behind x.
+__device__ __forceinline__ int run_at(const int64_t* run_starts, int n, int64_t x) {
+    int low = 0, high = n;
+#pragma unroll 1
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        const bool behind = x < run_starts[middle];
+        high = behind ? middle : high;
+        low = behind ? low : middle;
+    }
+    return low;
 }
 
 }  // namespace flashmla

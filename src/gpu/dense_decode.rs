@@ -23,11 +23,13 @@ const SM90_SMEM_BYTES: u32 = 232448;
 /// Column tiles that one copy takes of whole groups of tokens, and of a whole tile in the kernels for few rows.
 const KV_BOX_TILES: u32 = 4;
 
-/// A kernel for up to so many query rows in a piece, of so many threads a block; its names by `decode_index`.
+/// A kernel for up to so many query rows in a piece, of so many threads a block; its names by `decode_index`, for default plans
+/// and for batch-invariant ones.
 struct Decode {
     rows: i64,
     threads: u32,
     names: [&'static CStr; 4],
+    invariant: Option<[&'static CStr; 4]>,
 }
 
 /// By rows. The last one takes any number, 64 a thread block.
@@ -41,6 +43,12 @@ const DECODE: [Decode; 4] = [
             c"flashmla_sm90_dense_decode_few_fp16_576_16",
             c"flashmla_sm90_dense_decode_few_fp16_512_16",
         ],
+        invariant: Some([
+            c"flashmla_sm90_dense_decode_few_bf16_576_16_invariant",
+            c"flashmla_sm90_dense_decode_few_bf16_512_16_invariant",
+            c"flashmla_sm90_dense_decode_few_fp16_576_16_invariant",
+            c"flashmla_sm90_dense_decode_few_fp16_512_16_invariant",
+        ]),
     },
     Decode {
         rows: 32,
@@ -51,6 +59,12 @@ const DECODE: [Decode; 4] = [
             c"flashmla_sm90_dense_decode_few_fp16_576_32",
             c"flashmla_sm90_dense_decode_few_fp16_512_32",
         ],
+        invariant: Some([
+            c"flashmla_sm90_dense_decode_few_bf16_576_32_invariant",
+            c"flashmla_sm90_dense_decode_few_bf16_512_32_invariant",
+            c"flashmla_sm90_dense_decode_few_fp16_576_32_invariant",
+            c"flashmla_sm90_dense_decode_few_fp16_512_32_invariant",
+        ]),
     },
     Decode {
         rows: 64,
@@ -61,6 +75,7 @@ const DECODE: [Decode; 4] = [
             c"flashmla_sm90_dense_decode_few_fp16_576_64",
             c"flashmla_sm90_dense_decode_few_fp16_512_64",
         ],
+        invariant: None,
     },
     Decode {
         rows: i64::MAX,
@@ -71,6 +86,12 @@ const DECODE: [Decode; 4] = [
             c"flashmla_sm90_dense_decode_fp16_576",
             c"flashmla_sm90_dense_decode_fp16_512",
         ],
+        invariant: Some([
+            c"flashmla_sm90_dense_decode_bf16_576_invariant",
+            c"flashmla_sm90_dense_decode_bf16_512_invariant",
+            c"flashmla_sm90_dense_decode_fp16_576_invariant",
+            c"flashmla_sm90_dense_decode_fp16_512_invariant",
+        ]),
     },
 ];
 
@@ -118,18 +139,30 @@ fn decode_index(shape: &Shape) -> usize {
     fp16 + if shape.d_qk == 576 { 0 } else { 1 }
 }
 
-/// The kernels of this operation.
+fn name(shape: &Shape, grid: &Grid) -> &'static CStr {
+    let decode = &DECODE[decode_rows(shape, grid)];
+    let names = decode.invariant.filter(|_| shape.batch_invariant).unwrap_or(decode.names);
+    names[decode_index(shape)]
+}
+
+/// The kernels of this operation, by row of `DECODE` and `decode_index`.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
     decode: [[Handle; 4]; DECODE.len()],
+    invariant: [[Handle; 4]; DECODE.len()],
 }
 
 impl Kernels {
     pub(super) fn load(loader: &Loader) -> Result<Kernels> {
-        let mut kernels = Kernels { decode: Default::default() };
-        for (kernels, decode) in kernels.decode.iter_mut().zip(&DECODE) {
-            for (kernel, name) in kernels.iter_mut().zip(decode.names) {
+        let mut kernels = Kernels { decode: Default::default(), invariant: Default::default() };
+        for (row, decode) in DECODE.iter().enumerate() {
+            for (kernel, name) in kernels.decode[row].iter_mut().zip(decode.names) {
                 *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
+            }
+            for (kernel, name) in kernels.invariant[row].iter_mut().zip(decode.invariant.unwrap_or_default()) {
+                if decode.invariant.is_some() {
+                    *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
+                }
             }
         }
         Ok(kernels)
@@ -151,7 +184,7 @@ impl GpuDevice {
         let split = SplitLayout::new(shape, &grid);
         let mut selection = match shape.layout {
             Layout::Plain => Selection {
-                name: DECODE[decode_rows(shape, &grid)].names[decode_index(shape)].to_str().unwrap_or_default(),
+                name: name(shape, &grid).to_str().unwrap_or_default(),
                 thread_blocks: thread_blocks(shape, &grid) + combining_blocks(shape, &grid, &split),
                 cluster: 1,
                 grid,
@@ -250,6 +283,7 @@ impl GpuDevice {
             // The borders say it all in a default plan, which saves each block a read.
             pieces: if shape.batch_invariant { plan + layout.pieces } else { 0 },
             splits: plan + layout.splits,
+            handovers: if split.handover_bytes > 0 { problem.workspace + split.handovers } else { 0 },
             out: problem.out.addr,
             out_strides: outer_strides(&problem.out),
             lse,
@@ -277,9 +311,13 @@ impl GpuDevice {
             lse_empty_pos_inf: shape.lse_empty_pos_inf as i32,
             scale_log2: (problem.softmax_scale as f64 * std::f64::consts::LOG2_E) as f32,
             slots: split.slots as i32,
+            handover_bytes: split.handover_bytes as i32,
+            last_piece: (Work::from(shape).most_pieces() - 1).min(i32::MAX as i64) as i32,
         };
+        let Kernels { decode, invariant } = &self.dense_decode;
+        let kernels = if shape.batch_invariant { invariant } else { decode };
         let launch = Launch {
-            kernel: self.dense_decode.decode[kernel][decode_index(shape)],
+            kernel: kernels[kernel][decode_index(shape)],
             // Fits: a test counts.
             grid: (thread_blocks(shape, grid) + combining_blocks(shape, grid, split)) as u32,
             block: DECODE[kernel].threads,

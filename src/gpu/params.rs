@@ -13,7 +13,7 @@ pub struct PlanParams {
     /// The same of the second index list of sparse decode.
     pub extra_lens: u64,
     pub extra_lens_strides: [i64; 2],
-    /// `Border [partitions + 1]`.
+    /// `Border [partitions + 1]`, or of a batch-invariant plan `Start [partitions]`.
     pub borders: u64,
     /// `DealtPiece [pieces]`, of a batch-invariant plan.
     pub pieces: u64,
@@ -39,6 +39,8 @@ pub struct PlanParams {
     pub tokens: i32,
     /// The earlier of these tokens see less.
     pub causal: i32,
+    /// Whether pieces of a batch-invariant plan may change hands.
+    pub hands_over: i32,
 }
 
 /// `cuda/sm90/dense_decode/`
@@ -54,6 +56,9 @@ pub struct DenseDecodeParams {
     pub borders: u64,
     pub pieces: u64,
     pub splits: u64,
+    /// Of a batch-invariant plan, or 0: a record for each thread block of all partitions but the last, of as many bytes as
+    /// stated below (`cuda/sm90/dense_decode/handover.cuh`).
+    pub handovers: u64,
     /// BF16 or FP16; strides of request, token, head.
     pub out: u64,
     pub out_strides: [i64; 3],
@@ -95,6 +100,9 @@ pub struct DenseDecodeParams {
     pub scale_log2: f32,
     /// Accumulators that the workspace holds: a plan for other lengths must not lead past them.
     pub slots: i32,
+    pub handover_bytes: i32,
+    /// The last piece for which a batch-invariant plan has room.
+    pub last_piece: i32,
 }
 
 /// `cuda/sm90/sparse_decode/`. A unit, which is a request of the plan, is a query token of a request.

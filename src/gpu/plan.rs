@@ -52,6 +52,7 @@ impl GpuDevice {
             run: ceil_div(work.requests, threads) as i32,
             partitions: grid.partitions as i32,
             partitions_each: (grid.partitions / work.requests) as i32,
+            hands_over: work.hands_over as i32,
             ..lens
         };
         let kernel = if work.batch_invariant { self.plan.batch_invariant } else { self.plan.plan };
@@ -85,6 +86,7 @@ mod tests {
             ("kMinSplitTiles", MIN_SPLIT_TILES),
             ("kMinStretch", MIN_STRETCH),
             ("kSplitCost", SPLIT_COST),
+            ("kHandoverCost", HANDOVER_COST),
             ("kDealtPieces", DEALT_PIECES),
             ("kMostCost", MOST_COST),
             ("kMaxPartitions", MAX_PARTITIONS),
@@ -107,6 +109,7 @@ mod tests {
                             max_tiles: 1,
                             request_cost: 1,
                             batch_invariant,
+                            hands_over: false,
                             invariant: INVARIANT_CUTS_SPARSE,
                         },
                         partitions,

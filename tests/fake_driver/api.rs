@@ -31,7 +31,7 @@ pub fn outcome(status: i32) -> Outcome {
 /// By whether the plan is batch-invariant.
 pub const PLAN_KERNELS: [&str; 2] = ["flashmla_plan", "flashmla_plan_batch_invariant"];
 /// Names of all kernels that a context of a GPU needs.
-pub const DECODE_KERNELS: [&str; 16] = [
+pub const DECODE_KERNELS: [&str; 28] = [
     "flashmla_sm90_dense_decode_bf16_576",
     "flashmla_sm90_dense_decode_bf16_512",
     "flashmla_sm90_dense_decode_fp16_576",
@@ -48,6 +48,18 @@ pub const DECODE_KERNELS: [&str; 16] = [
     "flashmla_sm90_dense_decode_few_bf16_512_64",
     "flashmla_sm90_dense_decode_few_fp16_576_64",
     "flashmla_sm90_dense_decode_few_fp16_512_64",
+    "flashmla_sm90_dense_decode_bf16_576_invariant",
+    "flashmla_sm90_dense_decode_bf16_512_invariant",
+    "flashmla_sm90_dense_decode_fp16_576_invariant",
+    "flashmla_sm90_dense_decode_fp16_512_invariant",
+    "flashmla_sm90_dense_decode_few_bf16_576_16_invariant",
+    "flashmla_sm90_dense_decode_few_bf16_512_16_invariant",
+    "flashmla_sm90_dense_decode_few_fp16_576_16_invariant",
+    "flashmla_sm90_dense_decode_few_fp16_512_16_invariant",
+    "flashmla_sm90_dense_decode_few_bf16_576_32_invariant",
+    "flashmla_sm90_dense_decode_few_bf16_512_32_invariant",
+    "flashmla_sm90_dense_decode_few_fp16_576_32_invariant",
+    "flashmla_sm90_dense_decode_few_fp16_512_32_invariant",
 ];
 pub const PREFILL_KERNELS: [&str; 2] =
     ["flashmla_sm90_sparse_prefill_rows_576", "flashmla_sm90_sparse_prefill_rows_512"];

@@ -262,6 +262,7 @@ fn table() -> Vec<Expected> {
             problem: DenseDecode::new(1, 1, 64)
                 .with(|p| (p.flags, p.max_blocks_per_seq) = (FLASHMLA_FLAG_BATCH_INVARIANT, 1024)),
             combine: Some((64 + 1, 16)),
+            kernel: "flashmla_sm90_dense_decode_bf16_576_invariant",
             ..base
         },
         // Three tiles are too few to cut.
@@ -273,6 +274,7 @@ fn table() -> Vec<Expected> {
                 .with(|p| (p.flags, p.max_blocks_per_seq) = (FLASHMLA_FLAG_BATCH_INVARIANT, 100)),
             // 64 tiles and 36: 2 pieces for each of 3 requests.
             combine: Some((133, 6)),
+            kernel: "flashmla_sm90_dense_decode_bf16_576_invariant",
             ..base
         },
         Expected {
@@ -280,6 +282,7 @@ fn table() -> Vec<Expected> {
             problem: DenseDecode::new(3, 1, 128)
                 .with(|p| (p.flags, p.max_blocks_per_seq) = (FLASHMLA_FLAG_BATCH_INVARIANT, 32)),
             combine: None,
+            kernel: "flashmla_sm90_dense_decode_bf16_576_invariant",
             ..base
         },
     ]
@@ -328,6 +331,11 @@ fn check(launches: &[Launch], e: &Expected) {
     let splits = PLAN + round_up((e.partitions as u64 + 1) * 16);
     let most_splits = if invariant { b } else { b.min(e.partitions - 1) };
     let pieces = round_up(splits + (1 + most_splits as u64) * 16);
+    let (invariant_tiles, invariant_most) = if rows <= 32 { (32, 32) } else { (32 * e.row_blocks.max(2), 16) };
+    let max_tiles = (max_tokens + 63) / 64;
+    let most_pieces = (max_tiles as u32)
+        .div_ceil((invariant_tiles as u32).max((max_tiles as u32).div_ceil(invariant_most as u32)))
+        as i32;
 
     let plan = &launches[0];
     assert_eq!(plan.kernel(), PLAN_KERNELS[invariant as usize]);
@@ -355,10 +363,11 @@ fn check(launches: &[Launch], e: &Expected) {
             } else {
                 4
             },
-            invariant_tiles: if rows <= 32 { 32 } else { 32 * e.row_blocks.max(2) },
-            invariant_most: if rows <= 32 { 32 } else { 16 },
+            invariant_tiles,
+            invariant_most,
             max_tokens,
             tokens: 1,
+            hands_over: (max_tiles >= 4) as i32,
             ..Default::default()
         },
         "{}",
@@ -369,7 +378,7 @@ fn check(launches: &[Launch], e: &Expected) {
     assert_eq!(decode.kernel(), e.kernel, "{}", e.name);
     let (combining, slots) = e.combine.unwrap_or((0, 0));
     let grid = (e.row_blocks * h_kv * e.partitions) as u32 + combining;
-    let threads = if e.kernel.ends_with("_16") || e.kernel.ends_with("_32") { 256 } else { 384 };
+    let threads = if e.kernel.contains("_few_") && !e.kernel.ends_with("_64") { 256 } else { 384 };
     geometry(decode, grid, threads, 232448, true, e.name);
     assert_eq!(decode.parameter_bytes(), PARAMS + size_of::<DenseDecodeParams>());
     let q = TensorMap {
@@ -408,6 +417,12 @@ fn check(launches: &[Launch], e: &Expected) {
     let split_lse = WORKSPACE + round_up(slots * (s_q * h_q) as u64 * 512 * 4);
     let out_strides = [s_q as i64 * h_q as i64 * 512, h_q as i64 * 512, 512];
     let lse_strides = [h_q as i64 * s_q as i64, s_q as i64, 1];
+    let rendezvous = round_up(split_lse + slots * (s_q * h_q) as u64 * 4);
+    // Words of all blocks and a counter, where requests can be split; then a record for each block.
+    let words = (e.row_blocks * h_kv).max(132) as u64 + 132 + 1;
+    let handovers = if slots > 0 { round_up(rendezvous + (1 + words) * 8) } else { rendezvous };
+    let hands_over = invariant && e.partitions > 1 && max_tiles >= 4;
+    let handover_rows = [16, 32, 64][(rows > 16) as usize + (rows > 32) as usize];
     let params: DenseDecodeParams = decode.parameter(PARAMS);
     let scale_log2 = (p.d_qk as f64).powf(-0.5) * std::f64::consts::LOG2_E;
     assert!((params.scale_log2 as f64 / scale_log2 - 1.0).abs() < 1e-7, "{}: {}", e.name, params.scale_log2);
@@ -422,13 +437,14 @@ fn check(launches: &[Launch], e: &Expected) {
             borders: PLAN,
             pieces: if invariant { pieces } else { 0 },
             splits,
+            handovers: if hands_over { handovers } else { 0 },
             out: OUT,
             out_strides,
             lse: LSE,
             lse_strides,
             split_out: WORKSPACE,
             split_lse,
-            rendezvous: round_up(split_lse + slots * (s_q * h_q) as u64 * 4),
+            rendezvous,
             call: params.call,
             b,
             s_q,
@@ -449,6 +465,8 @@ fn check(launches: &[Launch], e: &Expected) {
             lse_empty_pos_inf: 0,
             scale_log2: params.scale_log2,
             slots: slots as i32,
+            handover_bytes: if hands_over { handover_rows * (512 + 64) * 4 + 256 } else { 0 },
+            last_piece: b * most_pieces - 1,
         },
         "{}",
         e.name

@@ -9,6 +9,7 @@ use crate::random::Random;
 use crate::session::Session;
 use crate::spec::Spec;
 use flashmla::problem::dense_decode::{Dtype, D_V};
+use flashmla::schedule::{pieces_of_tiles, plan_tiles, tiles, Grid};
 
 fn repeat(session: &Session, spec: &Spec, times: usize) {
     let data = Data::new(spec);
@@ -113,5 +114,58 @@ fn invariant_requests_in_a_batch_larger_than_the_device() {
     let lens = (0..160).map(|_| (3000.0 * random.unit().powi(4)) as i32).collect();
     for h_q in [8, 65] {
         invariant_in_any_batch(&session, &Spec { h_q, lens: Vec::clone(&lens), invariant: true, ..Spec::default() });
+    }
+}
+
+/// One request more than partitions, all as long: pieces change hands at nearly every border. The bits are those of a request
+/// alone, whose pieces do not.
+#[test]
+fn invariant_pieces_that_change_hands() {
+    let session = gpu_or_skip!();
+    let multiprocessors = session.gpu().multiprocessors;
+    let base = Spec { invariant: true, ..Spec::default() };
+    let specs = [
+        Spec { h_q: 16, ..base.clone() },
+        Spec { h_q: 13, s_q: 2, causal: true, dtype: Dtype::Fp16, d_qk: 512, ..base.clone() },
+        Spec { h_q: 33, ..base.clone() },
+        Spec { h_q: 65, dtype: Dtype::Fp16, ..base.clone() },
+        Spec { h_q: 34, s_q: 2, causal: true, d_qk: 512, ..base.clone() },
+        Spec { h_q: 36, h_kv: 3, s_q: 2, page: 16, ..base },
+    ];
+    for spec in specs {
+        let len = if spec.s_q * spec.h_q / spec.h_kv <= 32 { 640 } else { 1280 };
+        let partitions = Grid::new(&spec.shape(), multiprocessors).partitions;
+        let spec = Spec { lens: vec![len; partitions as usize + 1], ..spec };
+        let shape = spec.shape();
+        let tiles: Vec<i64> = spec.lens.iter().map(|len| tiles(&shape, *len)).collect();
+        let pieces = pieces_of_tiles(&shape, partitions, &plan_tiles(&shape, partitions, &tiles), &tiles);
+        let handed_over = pieces.iter().filter(|piece| piece.suspends).count() as i64;
+        assert!(handed_over > partitions / 2, "{handed_over} of {partitions}: {spec}");
+
+        let data = Data::new(&spec);
+        let queue = session.queue().unwrap();
+        let load = |data: &Data| Decode::new(&session.backend.handle, session.place(), Fence::Guarded, data).unwrap();
+        let run = |decode: &Decode| {
+            decode.plan_and_run(queue.raw()).unwrap();
+            queue.synchronize().unwrap();
+            decode.results().unwrap()
+        };
+        let all = load(&data);
+        let whole = run(&all);
+        if let Err(why) = compare(&spec, &whole, &expected(&data)) {
+            panic!("{why}\n    case: {spec}");
+        }
+        assert!(run(&all) == whole, "again: {spec}");
+        let n = spec.lens.len();
+        let few: Vec<Vec<usize>> = [0, 1, n / 3, n / 2, n - 2, n - 1].map(|i| vec![i]).into();
+        for batch in few.into_iter().chain([(0..n / 2).rev().collect()]) {
+            let mut part = load(&data.subset(&batch));
+            part.share_cache(&all);
+            let results = run(&part);
+            for (at, i) in batch.iter().enumerate() {
+                let same = request(&spec, &results, at) == request(&spec, &whole, *i);
+                assert!(same, "request {i} differs in a batch of {}\n    case: {spec}", batch.len());
+            }
+        }
     }
 }

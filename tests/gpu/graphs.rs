@@ -10,14 +10,16 @@ use crate::session::{Queue, Session};
 use crate::spec::Spec;
 
 /// One for each way through the library: one row block and two, whole requests alone, split
-/// ones, batch-invariant plans.
+/// ones, batch-invariant plans whose pieces stay in one hand and not.
 fn cases() -> Vec<Spec> {
     let base = Spec { s_q: 2, causal: true, ..Spec::default() };
     vec![
         Spec { h_q: 16, lens: vec![3000, 0, 1, 640], ..base.clone() },
         Spec { h_q: 64, lens: vec![2000, 100, 64, 0], ..base.clone() },
         Spec { h_q: 16, lens: vec![60, 0, 1, 64], ..base.clone() },
-        Spec { h_q: 64, lens: vec![3000, 0, 1, 640], invariant: true, ..base },
+        Spec { h_q: 64, lens: vec![3000, 0, 1, 640], invariant: true, ..base.clone() },
+        // One more than there are multiprocessors: pieces change hands.
+        Spec { h_q: 4, lens: vec![640; 133], invariant: true, ..base },
     ]
 }
 

@@ -104,12 +104,7 @@ fn compare(session: &Session, batch: &Batch) -> Result<(), String> {
         Assignment::Stretches(borders) => {
             borders.iter().map(|at| [at.request, at.tile, tokens(at.request) as i32, plan_tiles as i32]).collect()
         }
-        Assignment::Pieces(pieces) => {
-            let first = |i: usize| pieces.get(i).filter(|_| i < grid.partitions as usize);
-            let start = |i| first(i).map_or([shape.b as i32, 0], |piece| [piece.request, piece.tiles.0]);
-            let starts = (0..=grid.partitions as usize).map(start);
-            starts.map(|[request, tile]| [request, tile, tokens(request) as i32, plan_tiles as i32]).collect()
-        }
+        Assignment::Pieces(starts, _) => starts.iter().map(|at| [at.piece, at.tile, 0, plan_tiles as i32]).collect(),
     };
     for (i, head) in heads.iter().enumerate() {
         let record = &got[borders + 4 * i..][..4];
@@ -129,10 +124,10 @@ fn compare(session: &Session, batch: &Batch) -> Result<(), String> {
             return Err(format!("split {i}: {record:?}, not {s:?}\n    {}", batch.describe()));
         }
     }
-    if let Assignment::Pieces(pieces) = &want.work {
+    if let Assignment::Pieces(_, pieces) = &want.work {
         for (i, p) in pieces.iter().enumerate() {
-            let record = &got[layout.pieces as usize / 4 + 6 * i..][..5];
-            if record != [p.request, p.tiles.0, p.tiles.1, p.slot, p.next] {
+            let record = &got[layout.pieces as usize / 4 + 6 * i..][..6];
+            if record != [p.request, p.tiles.0, p.tiles.1, p.slot, p.next, tokens(p.request) as i32] {
                 return Err(format!("piece {i}: {record:?}, not {p:?}\n    {}", batch.describe()));
             }
         }

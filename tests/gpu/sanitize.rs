@@ -56,6 +56,10 @@ cases! {
     // More pieces than partitions.
     sanitize_invariant_chains: { h_q: 4, invariant: true, lens: (0..300).map(|i| i % 70).collect() }
     sanitize_invariant_chains_two_row_blocks: { h_q: 68, invariant: true, lens: (0..100).map(|i| i % 70).collect() }
+    // One piece more than partitions: they change hands.
+    sanitize_invariant_handovers: { h_q: 4, invariant: true, lens: vec![640; 133] }
+    sanitize_invariant_handovers_32_rows: { h_q: 32, invariant: true, lens: vec![700; 133] }
+    sanitize_invariant_handovers_two_row_blocks: { h_q: 68, invariant: true, lens: vec![1000; 67] }
     // The kernel for many rows, which long block tables get.
     sanitize_long_bf16_576: { h_q: 128, columns: Some(3000), lens: vec![130, 64] }
     sanitize_long_bf16_576_one_row_block: { h_q: 64, columns: Some(3000), lens: vec![130, 64] }

@@ -1,6 +1,7 @@
 //! A case in one line: what a failing test prints, and what `FLASHMLA_TEST_CASE` takes.
 
-use flashmla::problem::dense_decode::Dtype;
+use flashmla::problem::dense_decode::{Dtype, Shape};
+use flashmla::problem::layout;
 use flashmla::schedule::ceil_div;
 use std::fmt;
 use std::str::FromStr;
@@ -74,6 +75,25 @@ impl Default for Spec {
 impl Spec {
     pub fn b(&self) -> i64 {
         self.lens.len() as i64
+    }
+
+    /// As the library sees it.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            dtype: self.dtype,
+            causal: self.causal,
+            lse_empty_pos_inf: self.lse_pos_inf,
+            batch_invariant: self.invariant,
+            layout: layout::Layout::Plain,
+            b: self.b(),
+            s_q: self.s_q,
+            h_q: self.h_q,
+            h_kv: self.h_kv,
+            d_qk: self.d_qk,
+            num_blocks: self.num_blocks(),
+            page_block_size: self.page,
+            max_blocks_per_seq: self.columns(),
+        }
     }
 
     /// With a block table so long that the kernel for long requests is chosen where there are two, whatever the lengths;

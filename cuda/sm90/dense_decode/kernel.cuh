@@ -8,6 +8,7 @@
 #include "common/mbarrier.cuh"
 #include "common/register_pool.cuh"
 #include "sm90/dense_decode/combine_pieces.cuh"
+#include "sm90/dense_decode/invariant_pieces.cuh"
 #include "sm90/dense_decode/output.cuh"
 #include "sm90/dense_decode/scores.cuh"
 
@@ -31,11 +32,11 @@ __device__ __forceinline__ void init_barriers(Shared& s) {
     fence_mbarrier_init();
 }
 
-template <class T, int kHeadDim>
+template <class T, int kHeadDim, class Pieces>
 __device__ __forceinline__ void run(const Maps& maps, const DenseDecodeParams& p) {
     extern __shared__ __align__(1024) uint8_t dynamic[];
     Shared& s = *reinterpret_cast<Shared*>(dynamic);
-    const int warp = threadIdx.x / 32, blocks = p.partitions * p.h_kv * p.row_blocks;
+    const int blocks = p.partitions * p.h_kv * p.row_blocks;
     Rendezvous rendezvous(p.rendezvous, p.call);
     if (blockIdx.x >= blocks) return combine_pieces<T, kThreads>(p, rendezvous, blocks);
     if (threadIdx.x == 0) {
@@ -53,16 +54,16 @@ __device__ __forceinline__ void run(const Maps& maps, const DenseDecodeParams& p
         copy_async<4>(&s.splits, reinterpret_cast<const SplitPlan*>(p.splits));
     }
 
-    const int role = __shfl_sync(~0u, warp / 4, 0);
+    const int role = __shfl_sync(~0u, threadIdx.x / 128, 0);
     if (role == 0) {
         register_pool_acquire<kScoresRegisters>();
-        Scores<T, kHeadDim>(p, s).run();
+        Scores<T, kHeadDim, Pieces>(p, s).run();
     } else {
         register_pool_release<kOutputRegisters>();
         if (role == 1) {
-            Output<T, kHeadDim, true>(p, maps, s).run();
+            Output<T, kHeadDim, Pieces, true>(p, maps, s).run();
         } else {
-            Output<T, kHeadDim, false>(p, maps, s).run();
+            Output<T, kHeadDim, Pieces, false>(p, maps, s).run();
         }
     }
     if (p.slots == 0) return;
@@ -76,11 +77,12 @@ __device__ __forceinline__ void run(const Maps& maps, const DenseDecodeParams& p
 
 }  // namespace flashmla::sm90::dense_decode
 
-// One instantiation a file: each compiles in seconds, and in parallel.
-#define FLASHMLA_DENSE_DECODE(name, T, head_dim)                                                                 \
+// One instantiation a file: each compiles in seconds, and in parallel. `pieces`: Pieces, or InvariantPieces.
+#define FLASHMLA_DENSE_DECODE(name, T, head_dim, pieces)                                                         \
     extern "C" __global__ void __launch_bounds__(flashmla::sm90::dense_decode::kThreads, 1)                      \
         name(const __grid_constant__ flashmla::TensorMap q, const __grid_constant__ flashmla::TensorMap kv,      \
              const __grid_constant__ flashmla::TensorMap kv_rope,                                                \
              const __grid_constant__ flashmla::DenseDecodeParams params) {                                       \
-        flashmla::sm90::dense_decode::run<T, head_dim>({&q, &kv, &kv_rope}, params);                             \
+        flashmla::sm90::dense_decode::run<T, head_dim, flashmla::sm90::dense_decode::pieces>(                    \
+            {&q, &kv, &kv_rope}, params);                                                                        \
     }

@@ -14,7 +14,7 @@
 namespace flashmla::sm90::dense_decode {
 
 // The ring, as the right output warps fill it.
-template <bool kRope>
+template <bool kRope, class Pieces>
 class RingLoader {
   public:
     __device__ __forceinline__ RingLoader(const DenseDecodeParams& p, const Maps& maps, const Place& place,

@@ -4,15 +4,16 @@
 #include "common/mbarrier.cuh"
 #include "common/shared.cuh"
 #include "common/wgmma.cuh"
-#include "sm90/dense_decode/store_lse.cuh"
+#include "sm90/dense_decode/handover.cuh"
 #include "sm90/dense_decode/load.cuh"
+#include "sm90/dense_decode/store_lse.cuh"
 #include "sm90/dense_decode/work.cuh"
 #include <type_traits>
 
 namespace flashmla::sm90::dense_decode {
 
 // `kLeft`: columns 0 .. 255, or the others.
-template <class T, int kHeadDim, bool kLeft>
+template <class T, int kHeadDim, class Pieces, bool kLeft>
 class Output {
   public:
     __device__ __forceinline__ Output(const DenseDecodeParams& p, const Maps& maps, Shared& s)
@@ -30,8 +31,12 @@ class Output {
             if (!more) next.tile_begin = next.tile_end = 0;
             // Not left to the first product: a dead accumulator frees its registers for the store.
             float acc[128];
+            if constexpr (Pieces::kHandsOver) {
+                handover().begin(acc, 0, piece.resumes());
+            } else {
 #pragma unroll
-            for (int i = 0; i < 128; ++i) acc[i] = 0.f;
+                for (int i = 0; i < 128; ++i) acc[i] = 0.f;
+            }
             if (piece.tile_begin < piece.tile_end) {
                 fill_ring();
                 load_k_rope(piece, piece.tile_begin + 1);
@@ -40,7 +45,13 @@ class Output {
             } else {
                 load_tail(next);
             }
-            finish(acc, piece);
+            if (Pieces::kHandsOver && piece.suspends()) {
+                const Handover handover = this->handover();
+                handover.give(acc, 0);
+                handover.given();
+            } else {
+                finish(acc, piece);
+            }
             piece = next;
         }
     }
@@ -50,6 +61,11 @@ class Output {
     static constexpr int kColumns = kLatent / 2;
 
     __device__ __forceinline__ int row(int half) const { return warp_ * 16 + half * 8 + lane_ / 4; }
+
+    // Accumulators after those of the other half.
+    __device__ __forceinline__ Handover handover() const {
+        return Handover(p_, !kLeft * 4 + warp_, !kLeft * 32, threadIdx.x % 128);
+    }
 
     // At the start of a piece: into the stage through which Q passed; and at the very start into all of them
     // before that.
@@ -150,7 +166,7 @@ class Output {
         // A row that saw anything has a P of about 1; NaN is not empty.
         const float f0 = sums[0] == 0.f ? 0.f : reciprocal_approx(sums[0]);
         const float f1 = sums[1] == 0.f ? 0.f : reciprocal_approx(sums[1]);
-        if (piece.whole) {
+        if (piece.whole()) {
             store_row<0>(acc, piece, f0);
             store_row<1>(acc, piece, f1);
         } else {
@@ -204,7 +220,7 @@ class Output {
     const uint32_t shared_;
     const int lane_, warp_;
     const Place place_;
-    std::conditional_t<kLeft, TailLoader, RingLoader<kRope>> loader_;
+    std::conditional_t<kLeft, TailLoader, RingLoader<kRope, Pieces>> loader_;
     Ring ring_;
     int empty_stages_ = kStages;
     uint32_t p_phase_ = 0, final_phase_ = 0;

@@ -28,14 +28,30 @@ struct Place {
 struct Piece {
     int request, tokens;
     int tile_begin, tile_end;
-    bool whole;  // the request is not split: the piece writes the output itself
+    int flags;
     int slot;    // accumulator of a piece of a split request; -1: there is none, the plan is for other lengths
+
+    // The request is not split: the piece writes the output itself. It continues what the partition before began; it leaves
+    // what it has to the partition behind.
+    enum { kWhole = 1, kResumes = 2, kSuspends = 4 };
+    __device__ __forceinline__ bool whole() const { return flags & kWhole; }
+    __device__ __forceinline__ bool resumes() const { return flags & kResumes; }
+    __device__ __forceinline__ bool suspends() const { return flags & kSuspends; }
 };
 
-// Walks the pieces of a partition. Every role walks them alike. A plan that was never written
+// Whether what is read of the cache is little enough for the rest of L2 to matter: then it should not push out what
+// other kernels left there, which takes time where that has to be written to memory. Of more, it would push out what
+// it needs itself. Measured on an H100: cuda/NOTES.md.
+__device__ __forceinline__ bool reads_little(const DenseDecodeParams& p, int plan_tiles) {
+    return int64_t(plan_tiles) * p.h_kv <= kLittle;
+}
+
+// Walks the pieces of a partition of a default plan. Every role walks them alike. A plan that was never written
 // cannot lead outside the tensors: all that is read from it is clamped.
 class Pieces {
   public:
+    static constexpr bool kHandsOver = false;
+
     Pieces() = default;
     __device__ __forceinline__ Pieces(const DenseDecodeParams& p, int partition) : partition_(partition) {
         const Border* borders = reinterpret_cast<const Border*>(p.borders);
@@ -46,12 +62,6 @@ class Pieces {
         end_.request = min(end_.request, p.b);
         next_tokens_ = begin.tokens;
         plan_tiles_ = begin.plan_tiles;
-        // A batch-invariant plan has no stretches: of what else would be its end the request is behind all, and the tile tells
-        // the piece's number, which for the first is the partition's.
-        if (p.pieces != 0) {
-            end_ = {p.b, partition_};
-            if (partition_ >= p.slots && partition_ >= p.b) request_ = p.b;
-        }
     }
 
     __device__ __forceinline__ bool next(const DenseDecodeParams& p, Piece& piece) {
@@ -60,19 +70,12 @@ class Pieces {
         const int tiles = tiles_of(tokens);
         const int request = request_, tile = tile_;
         int stop = request == end_.request ? min(end_.tile, tiles) : tiles;
-        int slot = slot_of(p.b, p.partitions, request, partition_, tile);
-        // Only a batch-invariant plan; otherwise there is nothing to fetch, and the code lies out of the way.
-        if (__builtin_expect(p.pieces != 0, 0)) {
-            const DealtPiece& dealt = reinterpret_cast<const DealtPiece*>(p.pieces)[end_.tile];
-            stop = min(dealt.tile_end, tiles);
-            slot = dealt.slot;
-            // A damaged plan must not go round in circles, nor, below, stand still.
-            end_.tile = dealt.next > end_.tile ? dealt.next : -1;
-            take(p);
-        } else if (stop >= tiles) {
+        const int slot = slot_of(p.b, p.partitions, request, partition_, tile);
+        if (stop >= tiles) {
             ++request_;
             tile_ = 0;
         } else {
+            // A damaged plan must not stand still.
             tile_ = max(stop, tile_ + 1);
         }
         load_tokens(p);
@@ -81,17 +84,14 @@ class Pieces {
         piece.tokens = tokens;
         piece.tile_begin = min(tile, tiles);
         piece.tile_end = stop;
-        piece.whole = tile == 0 && stop == tiles;
-        piece.slot = piece.whole ? 0 : slot;
+        piece.flags = tile == 0 && stop == tiles ? Piece::kWhole : 0;
+        piece.slot = piece.whole() ? 0 : slot;
         if (piece.slot < 0 || piece.slot >= p.slots) piece.slot = -1;
         return true;
     }
 
-    // Whether what is read of the cache is little enough for the rest of L2 to matter: then it should not push out what
-    // other kernels left there, which takes time where that has to be written to memory. Of more, it would push out what
-    // it needs itself. Measured on an H100: cuda/NOTES.md.
     __device__ __forceinline__ bool reads_little(const DenseDecodeParams& p) const {
-        return int64_t(plan_tiles_) * p.h_kv <= kLittle;
+        return dense_decode::reads_little(p, plan_tiles_);
     }
 
   private:
@@ -101,15 +101,6 @@ class Pieces {
     // Ahead of their use.
     __device__ __forceinline__ void load_tokens(const DenseDecodeParams& p) {
         if (active(p)) next_tokens_ = reinterpret_cast<const int*>(p.cache_seqlens)[request_ * p.cache_seqlens_stride];
-    }
-    // Goes to the piece of a batch-invariant plan that `end_` tells, if there is room for such a one.
-    __device__ __forceinline__ void take(const DenseDecodeParams& p) {
-        const int index = end_.tile;
-        request_ = p.b;
-        if (index < 0 || (index >= p.slots && index >= p.b)) return;
-        const DealtPiece& dealt = reinterpret_cast<const DealtPiece*>(p.pieces)[index];
-        request_ = max(dealt.request, 0);
-        tile_ = max(dealt.tile_begin, 0);
     }
 
     int partition_;

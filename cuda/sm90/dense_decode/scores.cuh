@@ -8,6 +8,7 @@
 #include "common/mbarrier.cuh"
 #include "common/shared.cuh"
 #include "common/wgmma.cuh"
+#include "sm90/dense_decode/handover.cuh"
 #include "sm90/dense_decode/work.cuh"
 
 namespace flashmla::sm90::dense_decode {
@@ -17,7 +18,7 @@ constexpr float kSumLimit = 32.f;
 // The reference of a row that has seen nothing yet: finite, so that P = exp2(-inf - reference) is 0.
 constexpr float kNoReference = -1e30f;
 
-template <class T, int kHeadDim>
+template <class T, int kHeadDim, class Pieces>
 class Scores {
   public:
     __device__ __forceinline__ Scores(const DenseDecodeParams& p, Shared& s)
@@ -44,13 +45,19 @@ class Scores {
                     if (last) mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, q_tail_empty), lane_);
                     mask(piece, tile);
                     ring_.advance();
-                    ready = softmax(first);
+                    ready = softmax(first && !resumes(piece));
                     if (last) break;
                     first = false;
                 }
             }
             // Before the last P, which the output warps have to wait for anyway.
-            finish();
+            if (Pieces::kHandsOver && piece.suspends()) {
+                const Handover handover = this->handover();
+                handover.give({reference_[0], reference_[1], sum_[0], sum_[1]}, 0);
+                handover.given();
+            } else {
+                finish();
+            }
             if (tiles) {
                 wait_p();
                 store_p();
@@ -61,6 +68,8 @@ class Scores {
 
   private:
     static constexpr bool kRope = kHeadDim > kLatent;
+
+    static __device__ __forceinline__ bool resumes(const Piece& piece) { return Pieces::kHandsOver && piece.resumes(); }
 
     // The thread of the warpgroup, asked anew: of what the loop over tiles needs rarely, or has time for, nothing shall
     // wait in registers.
@@ -87,6 +96,20 @@ class Scores {
         reference_[0] = reference_[1] = kNoReference;
         sum_[0] = sum_[1] = 0.f;
         all_visible_ = visible_tokens(p_, piece.tokens, first);
+        if (resumes(piece)) {
+            float numbers[4];
+            const Handover handover = this->handover();
+            handover.wait();
+            handover.take(numbers, 0);
+#pragma unroll
+            for (int h = 0; h < 2; ++h) reference_[h] = numbers[h], sum_[h] = numbers[2 + h];
+        }
+    }
+
+    // After the accumulators of both halves.
+    __device__ __forceinline__ Handover handover() const {
+        const uint32_t thread = thread_now();
+        return Handover(p_, 8 + thread / 32, 64, thread);
     }
 
     // Q's latent part passes through a stage of the ring into registers.

@@ -10,7 +10,7 @@ namespace flashmla::sm90::dense_decode {
 __device__ __forceinline__ void store_row_lse(const DenseDecodeParams& p, const Place& place, const Piece& piece, int row,
                                               float lse2) {
     if (row >= p.rows) return;
-    if (piece.whole) {
+    if (piece.whole()) {
         if (p.lse == 0) return;
         const int token = divide(row, p.group_magic, p.group_shift);
         const int head = place.kv_head * p.group + row - token * p.group;

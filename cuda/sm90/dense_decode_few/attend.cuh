@@ -12,6 +12,7 @@
 #include "common/shared.cuh"
 #include "common/wgmma_narrow.cuh"
 #include "sm90/dense_decode/copies.cuh"
+#include "sm90/dense_decode/handover.cuh"
 #include "sm90/dense_decode/store_lse.cuh"
 #include "sm90/dense_decode_few/config.cuh"
 
@@ -51,7 +52,7 @@ __device__ __forceinline__ void stmatrix_transposed(uint32_t address, const uint
                  : "memory");
 }
 
-template <class T, int kHeadDim, int kRowsHere, int kGroups>
+template <class T, int kHeadDim, int kRowsHere, int kGroups, class Pieces>
 class Attention {
   public:
     __device__ __forceinline__ Attention(const DenseDecodeParams& p, const TensorMap* q_map, uint32_t shared)
@@ -88,6 +89,9 @@ class Attention {
     static constexpr int kFragment = kRowsHere / 2;  // registers of 64 x rows
     static constexpr int kMine = kRowsHere / 4;      // rows of a thread
 
+    static_assert(kGroups == 1 || !Pieces::kHandsOver, "two would need two records");
+    __device__ __forceinline__ Handover handover() const { return Handover(p_, warp_, 0, threadIdx.x % kGroupThreads); }
+
     // The row that the i-th of a thread is.
     __device__ __forceinline__ int row(int i) const { return first_row_ + lane_ % 4 * 2 + below_first(i); }
     static __device__ __forceinline__ constexpr int below_first(int i) { return i / 2 * 8 + i % 2; }
@@ -100,7 +104,7 @@ class Attention {
         piece.tokens = load_shared(at + offsetof(Piece, tokens));
         piece.tile_begin = load_shared(at + offsetof(Piece, tile_begin));
         piece.tile_end = load_shared(at + offsetof(Piece, tile_end));
-        piece.whole = load_shared(at + offsetof(Piece, whole)) & 1;
+        piece.flags = load_shared(at + offsetof(Piece, flags));
         piece.slot = load_shared(at + offsetof(Piece, slot));
         __syncwarp();
         mbarrier_arrive_warp(FLASHMLA_SHARED(shared_, piece_empty) + told_.place * 8, lane_);
@@ -149,10 +153,18 @@ class Attention {
         }
         mbarrier_wait(FLASHMLA_SHARED(shared_, q_full) + group_ * 8, q_phase_);
         q_phase_ ^= 1;
+        if (Pieces::kHandsOver && piece.resumes()) {
+            const Handover handover = this->handover();
+            handover.wait();
+#pragma unroll
+            for (int s = 0; s < kSlices; ++s) handover.take(acc_[s], s * (kFragment / 4));
+            handover.take(reference_, kSlices * (kFragment / 4));
+            handover.take(sum_, kSlices * (kFragment / 4) + kMine / 4);
+        }
     }
 
     __device__ __forceinline__ void attend(const Piece& piece, int tile) {
-        const bool first = tile == piece.tile_begin;
+        const bool first = tile == piece.tile_begin && !(Pieces::kHandsOver && piece.resumes());
         Turn<Layout::kHalves> second = half_;
         second.advance();
         const uint32_t halves[2] = {half_at(half_), half_at(second)};
@@ -339,6 +351,17 @@ class Attention {
     }
 
     __device__ __forceinline__ void finish(const Piece& piece) {
+        if (Pieces::kHandsOver && piece.suspends()) {
+            const Handover handover = this->handover();
+#pragma unroll
+            for (int s = 0; s < kSlices; ++s) handover.give(acc_[s], s * (kFragment / 4));
+            handover.give(reference_, kSlices * (kFragment / 4));
+            handover.give(sum_, kSlices * (kFragment / 4) + kMine / 4);
+            handover.given();
+            // Nobody reads Q any more.
+            group_sync();
+            return;
+        }
         // All warps are behind what they read there before: softmax's barrier, or that of the piece before, stands between.
         const uint32_t mine = of_warp_ + lane_ % 4 * 8;
 #pragma unroll
@@ -365,7 +388,7 @@ class Attention {
             // A row that saw anything has a P of about 1; NaN is not empty.
             factor[i] = sum == 0.f ? 0.f : reciprocal_approx(sum);
         }
-        if (piece.whole) {
+        if (piece.whole()) {
             store_output(piece, factor);
         } else if (piece.slot >= 0) {
             store_split(piece, factor);

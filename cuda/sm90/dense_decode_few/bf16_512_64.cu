@@ -1,3 +1,3 @@
 #include "sm90/dense_decode_few/kernel.cuh"
 
-FLASHMLA_DENSE_DECODE_FEW(flashmla_sm90_dense_decode_few_bf16_512_64, flashmla::Bf16, 512, 32, 2)
+FLASHMLA_DENSE_DECODE_FEW(flashmla_sm90_dense_decode_few_bf16_512_64, flashmla::Bf16, 512, 32, 2, Pieces)

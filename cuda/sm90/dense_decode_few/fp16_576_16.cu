@@ -1,3 +1,3 @@
 #include "sm90/dense_decode_few/kernel.cuh"
 
-FLASHMLA_DENSE_DECODE_FEW(flashmla_sm90_dense_decode_few_fp16_576_16, flashmla::Fp16, 576, 16, 1)
+FLASHMLA_DENSE_DECODE_FEW(flashmla_sm90_dense_decode_few_fp16_576_16, flashmla::Fp16, 576, 16, 1, Pieces)

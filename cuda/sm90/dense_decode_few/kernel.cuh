@@ -1,6 +1,7 @@
 // Dense decode on SM90 for few query rows: the thread block's set-up and its roles. config.cuh says what it computes.
 #pragma once
 #include "sm90/dense_decode/combine_pieces.cuh"
+#include "sm90/dense_decode/invariant_pieces.cuh"
 #include "common/grid_dependency.cuh"
 #include "common/register_pool.cuh"
 #include "sm90/dense_decode_few/attend.cuh"
@@ -22,7 +23,7 @@ __device__ __forceinline__ void warm_block_table(const DenseDecodeParams& p) {
                      entry * p.block_table_strides[1]);
 }
 
-template <class T, int kHeadDim, int kRowsHere, int kGroups>
+template <class T, int kHeadDim, int kRowsHere, int kGroups, class Pieces>
 __device__ __forceinline__ void run_few(const Maps& maps, const DenseDecodeParams& p) {
     using Layout = Layout<kHeadDim, kRowsHere, kGroups>;
     using Shared = typename Layout::Shared;
@@ -53,10 +54,10 @@ __device__ __forceinline__ void run_few(const Maps& maps, const DenseDecodeParam
 
     if (warp < Layout::kWarps) {
         if constexpr (kGroups > 1) register_pool_acquire<kRegisters>();
-        Attention<T, kHeadDim, kRowsHere, kGroups>(p, maps.q, smem_base(&s)).run();
+        Attention<T, kHeadDim, kRowsHere, kGroups, Pieces>(p, maps.q, smem_base(&s)).run();
     } else {
         if constexpr (kGroups > 1) register_pool_release<kOtherRegisters>();
-        if (warp == Layout::kWarps) Loader<Layout>(p, maps, smem_base(&s)).run();
+        if (warp == Layout::kWarps) Loader<Layout, Pieces>(p, maps, smem_base(&s)).run();
     }
     if (p.slots == 0) return;
     if (threadIdx.x == Layout::kThreads - 1) {
@@ -73,12 +74,13 @@ __device__ __forceinline__ void run_few(const Maps& maps, const DenseDecodeParam
 
 }  // namespace flashmla::sm90::dense_decode_few
 
-// One instantiation a file: each compiles in seconds, and in parallel.
-#define FLASHMLA_DENSE_DECODE_FEW(name, T, head_dim, rows, groups)                                                 \
+// One instantiation a file: each compiles in seconds, and in parallel. `pieces`: Pieces, or InvariantPieces.
+#define FLASHMLA_DENSE_DECODE_FEW(name, T, head_dim, rows, groups, pieces)                                         \
     extern "C" __global__ void                                                                                     \
         __launch_bounds__((flashmla::sm90::dense_decode_few::Layout<head_dim, rows, groups>::kThreads), 1)         \
             name(const __grid_constant__ flashmla::TensorMap q, const __grid_constant__ flashmla::TensorMap kv,    \
                  const __grid_constant__ flashmla::TensorMap kv_rope,                                              \
                  const __grid_constant__ flashmla::DenseDecodeParams params) {                                     \
-        flashmla::sm90::dense_decode_few::run_few<T, head_dim, rows, groups>({&q, &kv, &kv_rope}, params);         \
+        flashmla::sm90::dense_decode_few::run_few<T, head_dim, rows, groups,                                       \
+                                                  flashmla::sm90::dense_decode::pieces>({&q, &kv, &kv_rope}, params); \
     }

@@ -7,7 +7,7 @@
 
 namespace flashmla::sm90::dense_decode_few {
 
-template <class Layout>
+template <class Layout, class Pieces>
 class Loader {
   public:
     __device__ __forceinline__ Loader(const DenseDecodeParams& p, const Maps& maps, uint32_t shared)
@@ -41,7 +41,7 @@ class Loader {
             store_shared(at + offsetof(Piece, tokens), uint32_t(piece.tokens));
             store_shared(at + offsetof(Piece, tile_begin), uint32_t(piece.tile_begin));
             store_shared(at + offsetof(Piece, tile_end), uint32_t(piece.tile_end));
-            store_shared(at + offsetof(Piece, whole), uint32_t(piece.whole));
+            store_shared(at + offsetof(Piece, flags), uint32_t(piece.flags));
             store_shared(at + offsetof(Piece, slot), uint32_t(piece.slot));
             mbarrier_arrive(FLASHMLA_SHARED(shared_, piece_full) + told_.place * 8);
         }

@@ -98,9 +98,8 @@ class DealtPieces {
 
     DealtPieces() = default;
     __device__ __forceinline__ DealtPieces(const SparseDecodeParams& p, int partition) {
-        // There may be fewer pieces than partitions.
-        const bool any = reinterpret_cast<const Border*>(p.borders)[partition].request < p.units;
-        index_ = any && in_plan(p, partition) ? partition : -1;
+        const int first = reinterpret_cast<const Start*>(p.borders)[partition].piece;
+        index_ = in_plan(p, first) ? first : -1;
     }
 
     __device__ __forceinline__ bool next(const SparseDecodeParams& p, Piece& piece) {
@@ -117,7 +116,7 @@ class DealtPieces {
         return index < p.slots || index < p.units;
     }
 
-    int index_;  // of the next piece; -1: there is none
+    int index_;  // of the next piece; negative: there is none
 };
 
 // Half of a unit, of which a cluster of two blocks has one: no plan is asked.

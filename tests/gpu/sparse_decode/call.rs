@@ -121,6 +121,7 @@ fn write_any_for(
         request_cost: REQUEST_COST,
         invariant: INVARIANT_CUTS_SPARSE,
         batch_invariant: params.flags & FLASHMLA_FLAG_BATCH_INVARIANT != 0,
+        hands_over: false,
     };
     // Where they lie depends on the partitions alone.
     let partitions = info.partitions as i64;

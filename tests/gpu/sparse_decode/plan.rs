@@ -57,20 +57,19 @@ fn plans_of_query_tokens() {
             request_cost: REQUEST_COST,
             invariant: INVARIANT_CUTS_SPARSE,
             batch_invariant: spec.invariant,
+            hands_over: false,
         };
         let want = plan_tiles(work, partitions, &tiles);
         let layout = PlanLayout::new(work, partitions);
         let heads: Vec<[i32; 2]> = match &want.work {
             Assignment::Stretches(borders) => borders.iter().map(|at| [at.request, at.tile]).collect(),
-            Assignment::Pieces(pieces) => {
-                pieces.iter().map(|at| [at.request, at.tiles.0]).take(partitions as usize).collect()
-            }
+            Assignment::Pieces(starts, _) => starts.iter().map(|at| [at.piece, at.tile]).collect(),
         };
         for (i, head) in heads.iter().enumerate() {
             let record = &got[layout.borders as usize / 4 + 4 * i..][..2];
             assert_eq!(record, head, "border {i}: {spec}");
         }
-        if let Assignment::Pieces(pieces) = &want.work {
+        if let Assignment::Pieces(_, pieces) = &want.work {
             for (i, p) in pieces.iter().enumerate() {
                 let record = &got[layout.pieces as usize / 4 + 6 * i..][..5];
                 assert_eq!(record, [p.request, p.tiles.0, p.tiles.1, p.slot, p.next], "piece {i}: {spec}");

@@ -1,0 +1,3 @@
+#include "sm90/dense_decode_few/kernel.cuh"
+
+FLASHMLA_DENSE_DECODE_FEW(flashmla_sm90_dense_decode_few_bf16_576_16_invariant, flashmla::Bf16, 576, 16, 1, InvariantPieces)
