@@ -23,10 +23,6 @@ struct InvariantCut {
     __device__ __forceinline__ int end(int piece) const { return piece < pieces - 1 ? begin(piece + 1) : tiles; }
     // The longest of them. (Only the two last ones differ.)
     __device__ __forceinline__ int longest() const { return max(pieces > 2 ? piece_tiles : begin(1), last_tiles); }
-    // In which of them a tile lies.
-    __device__ __forceinline__ int piece_of(int tile) const {
-        return tile >= tiles - last_tiles ? pieces - 1 : tile / piece_tiles;
-    }
 };
 
 }  // namespace flashmla

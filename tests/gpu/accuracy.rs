@@ -89,21 +89,24 @@ fn page_sizes() {
     check_all(&session, vary(specs, 5));
 }
 
-/// The kernel for many rows: caches that it sees by groups of eight tokens, of one KV head and of several side by side, and
-/// those that it cannot, since pages have no whole groups or heads lie apart (padded) or outside tokens (swapped).
+/// Caches that the kernels see by groups of eight tokens, of one KV head and of several side by side, and those that they
+/// cannot, since pages have no whole groups or heads lie apart (padded) or outside tokens (swapped). The kernel for many rows,
+/// and those for few.
 #[test]
-fn page_sizes_of_many_rows() {
+fn page_sizes_in_every_layout() {
     let session = backend_or_skip!();
     let mut specs = Vec::new();
     for (dtype, d_qk) in kinds() {
         for (i, page) in [8, 16, 24, 32, 64, 96, 192, 1, 2, 4, 20, 61].into_iter().enumerate() {
             for (j, layout) in LAYOUTS.into_iter().enumerate() {
                 let h_kv = 1 + (i + j) as i64 % 3;
-                let (h_q, lens) = (h_kv * [65, 128][i % 2], vec![130, 0, 63, 1]);
                 let bad_pages = (i + j) % 4 == 0;
-                let spec =
-                    Spec { dtype, d_qk, h_q, h_kv, page, lens, layout, bad_pages, spare_pages: 3, ..Spec::default() };
-                specs.push(Spec { seed: specs.len() as u64, ..spec }.with_long_table());
+                let base = Spec { dtype, d_qk, h_kv, page, layout, bad_pages, spare_pages: 3, ..Spec::default() };
+                let (h_q, lens) = (h_kv * [65, 128][i % 2], vec![130, 0, 63, 1]);
+                let many = Spec { h_q, lens, seed: specs.len() as u64, ..base.clone() };
+                specs.push(many.with_long_table());
+                let (h_q, lens) = (h_kv * [12, 32, 64][(i + i / 3 + j) % 3], vec![200, 0, 63, 1]);
+                specs.push(Spec { h_q, lens, seed: specs.len() as u64, ..base });
             }
         }
     }

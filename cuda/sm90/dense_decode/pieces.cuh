@@ -29,7 +29,7 @@ struct Piece {
     int request, tokens;
     int tile_begin, tile_end;
     int flags;
-    int slot;    // accumulator of a piece of a split request; -1: there is none, the plan is for other lengths
+    int slot;  // accumulator of a piece of a split request; -1: there is none, the plan is for other lengths
 
     // The request is not split: the piece writes the output itself. It continues what the partition before began; it leaves
     // what it has to the partition behind.
