@@ -20,7 +20,7 @@ use std::ffi::CStr;
 const COMBINE_FEW_ROWS: i64 = 48;
 /// Dynamic shared memory of the attention kernels: all that a block can have.
 const SM90_SMEM_BYTES: u32 = 232448;
-/// Column tiles that one copy takes of whole groups of tokens.
+/// Column tiles that one copy takes of whole groups of tokens, and of a whole tile in the kernels for few rows.
 const KV_BOX_TILES: u32 = 4;
 
 /// A kernel for up to so many query rows in a piece, of so many threads a block; its names by `decode_index`, for default plans
@@ -234,9 +234,9 @@ impl GpuDevice {
         let kernel = decode_rows(shape, grid);
         let few = DECODE[kernel].rows != i64::MAX;
         let q_box_rows = common_part(shape.group(), if few { FEW_ROWS } else { BLOCK_ROWS }) as u32;
-        let groups = grouped(&problem.kv_cache);
-        // Without groups less than one.
-        let box_tokens = if groups { TILE_TOKENS } else { GROUP_TOKENS / 2 };
+        let groups = !few && grouped(&problem.kv_cache);
+        // Of many rows without groups less than one.
+        let box_tokens = if few || groups { TILE_TOKENS } else { GROUP_TOKENS / 2 };
         let kv_box_tokens = common_part(shape.page_block_size, box_tokens) as u32;
         let q = Tiled { name: "q", tensor: &problem.q, dtype: shape.dtype, axes: [2, 1, 0], columns: (0, shape.d_qk) };
         // Written where they stay: the launch takes their addresses.
@@ -257,7 +257,8 @@ impl GpuDevice {
                     let groups = kv_box_tokens / GROUP_TOKENS as u32;
                     kv_map.encode_groups(self.driver, &problem.kv_cache, shape.dtype, D_V, groups, KV_BOX_TILES)?;
                 } else {
-                    kv_map.encode_into(self.driver, latent, kv_box_tokens, 1)?;
+                    let box_tiles = if kv_box_tokens as i64 == TILE_TOKENS { KV_BOX_TILES } else { 1 };
+                    kv_map.encode_into(self.driver, latent, kv_box_tokens, box_tiles)?;
                 }
                 let kv_rope = match shape.d_qk - D_V {
                     0 => &kv_map,

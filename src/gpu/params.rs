@@ -91,8 +91,8 @@ pub struct DenseDecodeParams {
     pub max_tokens: i32,
     /// Rows of one copy of Q: divides 64 and `group`.
     pub q_box_rows: i32,
-    /// Tokens of one copy of the cache: divides 64 and `page_block_size`. A cache that comes by groups has eight at least,
-    /// another less.
+    /// Tokens of one copy of the cache: divides 64 and `page_block_size`. In the kernel for many rows a cache that comes by
+    /// groups has eight at least, another less.
     pub kv_box_tokens: i32,
     pub causal: i32,
     pub lse_empty_pos_inf: i32,

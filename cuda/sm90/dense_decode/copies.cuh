@@ -8,7 +8,8 @@ namespace flashmla::sm90::dense_decode {
 
 // Q as (column of a tile, head, column tile, token, request), a box being one column tile; the cache as
 // (column of a tile, token of a page, column tile, KV head, page), its latent and its rotary part, a box being tokens of one
-// column tile. Or the latent part is (column of a tile, token of a group, column tile of the KV heads in turn, group
+// column tile, or of the latent part in the kernel for few rows kTilesPerBarrier of them if it has all tokens of a tile. In
+// that for many rows the latent part may be (column of a tile, token of a group, column tile of the KV heads in turn, group
 // of tokens of a page, page), a box being groups of all column tiles of a barrier.
 struct Maps {
     const TensorMap *q, *kv, *kv_rope;

@@ -196,12 +196,12 @@ class Attention {
 #pragma unroll 1
         for (int i = 0; i < 2; ++i) {
             wait_together(FLASHMLA_SHARED(shared_, half_full) + (i ? second : half_).place * 8, (i ? second : half_).phase);
-            uint64_t k = wgmma_descriptor(i ? halves[1] : halves[0], kGroupBytes, 0);
+            uint64_t k = wgmma_descriptor(i ? halves[1] : halves[0], 1024, 0);
             wgmma_fence();
 #pragma unroll 1
             for (int c = 0; c < kHalfTiles; ++c) {
                 score_products(k, q, i + c > 0);
-                k += kGroupTileBytes >> 4;
+                k += kTileBytes >> 4;
                 q += Layout::kQBytes >> 4;
             }
         }
@@ -242,12 +242,12 @@ class Attention {
     // Rows of V past the length may hold anything, NaN too, and P = 0 does not silence that. Products of other warps may still
     // read these rows as K: what comes of them is masked. Of two warpgroups each clears a half.
     __device__ __forceinline__ void clear_padding(const uint32_t (&halves)[2], int valid) {
+        const int bytes = (kTokens - valid) * 128;
 #pragma unroll 1
         for (int c = group_ * kHalfTiles; c < (kGroups == 1 ? kColumnTiles : (group_ + 1) * kHalfTiles); ++c) {
-            const uint32_t to = (c < kHalfTiles ? halves[0] : halves[1]) + c % kHalfTiles * kGroupTileBytes;
+            const uint32_t at = (c < kHalfTiles ? halves[0] : halves[1]) + c % kHalfTiles * kTileBytes + valid * 128;
 #pragma unroll 1
-            for (int at = valid * 128 + threadIdx.x % kGroupThreads * 16; at < kTileBytes; at += kGroupThreads * 16)
-                clear_shared_16(to + token_at(at / 128) + at % 128);
+            for (int i = threadIdx.x % kGroupThreads * 16; i < bytes; i += kGroupThreads * 16) clear_shared_16(at + i);
         }
         if constexpr (kGroups > 1) {
             fence_proxy_async();
@@ -329,7 +329,7 @@ class Attention {
     }
 
     __device__ __forceinline__ void products_of_output(const uint32_t (&halves)[2], bool first) {
-        uint64_t v[2] = {wgmma_descriptor(halves[0], kGroupBytes, 0), wgmma_descriptor(halves[1], kGroupBytes, 0)};
+        uint64_t v[2] = {wgmma_descriptor(halves[0], 1024, 0), wgmma_descriptor(halves[1], 1024, 0)};
         uint64_t p = wgmma_descriptor(p_buffers_ + p_number_ * Layout::kPBytes, 1024, 0);
 #pragma unroll
         for (int s = 0; s < kSlices; ++s) pin(acc_[s]);
@@ -338,10 +338,10 @@ class Attention {
         for (int step = 0; step < 4; ++step) {
 #pragma unroll
             for (int s = 0; s < kSlices; ++s)
-                wgmma_narrow<T, true>(acc_[s], v[s / kHalfTiles] + s % kHalfTiles * (kGroupTileBytes >> 4), p,
+                wgmma_narrow<T, true>(acc_[s], v[s / kHalfTiles] + s % kHalfTiles * (kTileBytes >> 4), p,
                                       !first || step > 0);
-            v[0] += token_at(16) >> 4;
-            v[1] += token_at(16) >> 4;
+            v[0] += 16 * 128 >> 4;
+            v[1] += 16 * 128 >> 4;
             p += 2;
         }
         wgmma_commit();

@@ -32,8 +32,6 @@ class Loader {
 
   private:
     using Shared = typename Layout::Shared;
-    // Column tiles of a KV head.
-    static constexpr int kHeadTiles = kColumnTiles + Layout::kRope;
 
     __device__ __forceinline__ void tell(const Piece& piece) {
         mbarrier_wait(FLASHMLA_SHARED(shared_, piece_empty) + told_.place * 8, told_.phase ^ 1);
@@ -59,15 +57,16 @@ class Loader {
         PagedRow mine;
         int in_window = 0;
 #pragma unroll 1
-        for (uint32_t first = begin; first < end; first += step * size) {
+        for (uint32_t token = begin; token < end; token += step * size) {
             if (in_window == 0) {
                 mine = following;
-                following = locate(p_, piece, first + (32 + lane_) * size);
+                following = locate(p_, piece, token + (32 + lane_) * size);
             }
             const uint32_t box = lane_ - in_window;  // of those of this turn
+            const uint32_t at = (token % kTokens + box * size) * 128;
             in_window = (in_window + step) % 32;
             // Pages of one token: the tile's second window goes where the first one went.
-            const bool begins = first % kTokens == 0, ends = (first + step * size) % kTokens == 0;
+            const bool begins = token % kTokens == 0, ends = (token + step * size) % kTokens == 0;
             Turn<Layout::kHalves> half = half_;
             // The rotary part last: it may have to wait for the tile before.
 #pragma unroll 1
@@ -86,17 +85,11 @@ class Loader {
                     if (lane_ == 0) mbarrier_arrive_expect_tx(full, rope ? kTileBytes : kHalfBytes);
                 }
                 if (box < step) {
-                    const uint32_t token = first % kTokens + box * size;
-                    // All columns at once, or of pages that have no whole groups column tile after column tile.
-                    const bool groups = !rope && size >= kGroupTokens;
-                    const PagedRow from = {mine.page, groups ? 0 : mine.offset};
-                    const int head = groups ? uint32_t(mine.offset) / kGroupTokens : place_.kv_head;
-                    int column = item % 2 * kHalfTiles + (groups ? place_.kv_head * kHeadTiles : 0);
-                    uint32_t at = to + (rope ? token * 128 : token_at(token));
-                    const int copies = rope || groups ? 1 : kHalfTiles;
+                    const int copies = rope || size == kTokens ? 1 : kHalfTiles;
 #pragma unroll 1
-                    for (int c = 0; c < copies; ++c, ++column, at += kGroupTileBytes)
-                        copy_k(map, from, head, column, at, full, once_);
+                    for (int c = 0; c < copies; ++c)
+                        copy_k(map, mine, place_.kv_head, rope ? 0 : item * kHalfTiles + c, to + c * kTileBytes + at, full,
+                               once_);
                 }
                 if (!rope) half.advance();
             }
