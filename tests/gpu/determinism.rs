@@ -60,8 +60,8 @@ fn request(spec: &Spec, results: &Results, i: usize) -> (Vec<u16>, Vec<u32>) {
     (out, results.lse[i * rows..][..rows].to_vec())
 }
 
-/// Every request alone, in small batches and in the whole batch, forwards and backwards.
-fn invariant_in_any_batch(session: &Session, spec: &Spec) {
+/// A batch twice, against the reference; and parts of it, whose requests get the bits that they have in the whole.
+fn invariant_in(session: &Session, spec: &Spec, parts: impl IntoIterator<Item = Vec<usize>>) {
     let data = Data::new(spec);
     let queue = session.queue().unwrap();
     let load = |data: &Data| Decode::new(&session.backend.handle, session.place(), Fence::Guarded, data).unwrap();
@@ -75,6 +75,20 @@ fn invariant_in_any_batch(session: &Session, spec: &Spec) {
     if let Err(why) = compare(spec, &whole, &expected(&data)) {
         panic!("{why}\n    case: {spec}");
     }
+    assert!(run(&all) == whole, "again: {spec}");
+    for requests in parts {
+        let mut part = load(&data.subset(&requests));
+        part.share_cache(&all);
+        let results = run(&part);
+        for (at, i) in requests.iter().enumerate() {
+            let same = request(spec, &results, at) == request(spec, &whole, *i);
+            assert!(same, "request {i} differs in the batch {requests:?}\n    case: {spec}");
+        }
+    }
+}
+
+/// Every request alone, in small batches and in the whole batch, forwards and backwards.
+fn invariant_in_any_batch(session: &Session, spec: &Spec) {
     let n = spec.lens.len();
     let mut random = Random::new(spec.seed);
     let mut batches: Vec<Vec<usize>> = (0..n).map(|i| vec![i]).collect();
@@ -84,15 +98,7 @@ fn invariant_in_any_batch(session: &Session, spec: &Spec) {
         random.shuffle(&mut order);
         batches.push(order[..size.max(1)].to_vec());
     }
-    for batch in batches {
-        let mut part = load(&data.subset(&batch));
-        part.share_cache(&all);
-        let results = run(&part);
-        for (at, i) in batch.iter().enumerate() {
-            let same = request(spec, &results, at) == request(spec, &whole, *i);
-            assert!(same, "request {i} differs in the batch {batch:?}\n    case: {spec}");
-        }
-    }
+    invariant_in(session, spec, batches);
 }
 
 #[test]
@@ -142,30 +148,8 @@ fn invariant_pieces_that_change_hands() {
         let handed_over = pieces.iter().filter(|piece| piece.suspends).count() as i64;
         assert!(handed_over > partitions / 2, "{handed_over} of {partitions}: {spec}");
 
-        let data = Data::new(&spec);
-        let queue = session.queue().unwrap();
-        let load = |data: &Data| Decode::new(&session.backend.handle, session.place(), Fence::Guarded, data).unwrap();
-        let run = |decode: &Decode| {
-            decode.plan_and_run(queue.raw()).unwrap();
-            queue.synchronize().unwrap();
-            decode.results().unwrap()
-        };
-        let all = load(&data);
-        let whole = run(&all);
-        if let Err(why) = compare(&spec, &whole, &expected(&data)) {
-            panic!("{why}\n    case: {spec}");
-        }
-        assert!(run(&all) == whole, "again: {spec}");
         let n = spec.lens.len();
-        let few: Vec<Vec<usize>> = [0, 1, n / 3, n / 2, n - 2, n - 1].map(|i| vec![i]).into();
-        for batch in few.into_iter().chain([(0..n / 2).rev().collect()]) {
-            let mut part = load(&data.subset(&batch));
-            part.share_cache(&all);
-            let results = run(&part);
-            for (at, i) in batch.iter().enumerate() {
-                let same = request(&spec, &results, at) == request(&spec, &whole, *i);
-                assert!(same, "request {i} differs in a batch of {}\n    case: {spec}", batch.len());
-            }
-        }
+        let alone = [0, 1, n / 3, n / 2, n - 2, n - 1].map(|i| vec![i]);
+        invariant_in(&session, &spec, alone.into_iter().chain([(0..n / 2).rev().collect()]));
     }
 }
