@@ -90,8 +90,8 @@ class Pieces {
     int unit_, tile_;
 };
 
-// Those of a batch-invariant plan: a chain of pieces, of which the first has the partition's number. As damaged as that
-// may be, it leads on, and not outside.
+// Those of a batch-invariant plan: a chain of pieces, of which the partition's start tells the first. As damaged as that may
+// be, it leads on, and not outside.
 class DealtPieces {
   public:
     static constexpr bool kMayBeDense = true, kMayBeEmpty = true;
