@@ -8,8 +8,8 @@ use crate::schedule::{self, ceil_div, Grid, Work, BLOCK_ROWS, FEW_ROWS, TILE_TOK
 const ALIGN: u64 = 256;
 /// Beside its accumulator a row has so many numbers of 4 bytes where a piece changes hands, at most, and a block so many
 /// bytes of words (`cuda/sm90/dense_decode/handover.cuh`).
-const HANDOVER_NUMBERS: u64 = 64;
-const HANDOVER_WORDS: u64 = 256;
+pub const HANDOVER_NUMBERS: u64 = 64;
+pub const HANDOVER_WORDS: u64 = 256;
 /// Rows of an accumulator that a warp holds (`kFragmentRows` in `cuda/sm90/sparse_decode/short_combine.cuh`).
 pub const FRAGMENT_ROWS: i64 = 16;
 

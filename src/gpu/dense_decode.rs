@@ -159,10 +159,8 @@ impl Kernels {
             for (kernel, name) in kernels.decode[row].iter_mut().zip(decode.names) {
                 *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
             }
-            for (kernel, name) in kernels.invariant[row].iter_mut().zip(decode.invariant.unwrap_or_default()) {
-                if decode.invariant.is_some() {
-                    *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
-                }
+            for (kernel, name) in kernels.invariant[row].iter_mut().zip(decode.invariant.into_iter().flatten()) {
+                *kernel = loader.kernel(name, SM90_SMEM_BYTES)?;
             }
         }
         Ok(kernels)
@@ -312,7 +310,10 @@ impl GpuDevice {
             scale_log2: (problem.softmax_scale as f64 * std::f64::consts::LOG2_E) as f32,
             slots: split.slots as i32,
             handover_bytes: split.handover_bytes as i32,
-            last_piece: (Work::from(shape).most_pieces() - 1).min(i32::MAX as i64) as i32,
+            last_piece: match shape.batch_invariant {
+                true => (Work::from(shape).most_pieces() - 1).min(i32::MAX as i64) as i32,
+                false => 0,
+            },
         };
         let Kernels { decode, invariant } = &self.dense_decode;
         let kernels = if shape.batch_invariant { invariant } else { decode };
@@ -371,6 +372,7 @@ mod tests {
     use super::*;
     use crate::gpu::tensor_map::TILE_COLUMNS;
     use crate::problem::dense_decode::{Raw, MAX_SIZE};
+    use crate::workspace::{HANDOVER_NUMBERS, HANDOVER_WORDS};
 
     /// The value of `constexpr int NAME = VALUE;` in a kernel's source.
     fn constant(source: &str, name: &str) -> i64 {
@@ -398,6 +400,9 @@ mod tests {
         assert_eq!(constant(config, "kTokens"), TILE_TOKENS);
         assert_eq!(constant(config, "kColumnTile"), TILE_COLUMNS);
         assert_eq!(constant(config, "kGroupTokens"), GROUP_TOKENS);
+        let handover = include_str!("../../cuda/sm90/dense_decode/handover.cuh");
+        assert_eq!(constant(handover, "kHandoverNumbers"), HANDOVER_NUMBERS as i64);
+        assert_eq!(constant(handover, "kHandoverWords"), HANDOVER_WORDS as i64);
         let groups = constant(config, "kBarriersPerStage");
         assert_eq!(groups * KV_BOX_TILES as i64 * TILE_COLUMNS, D_V);
         assert_eq!(constant(include_str!("../../cuda/any/combine.cuh"), "kCombineFewRows"), COMBINE_FEW_ROWS);

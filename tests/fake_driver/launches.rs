@@ -285,6 +285,37 @@ fn table() -> Vec<Expected> {
             kernel: "flashmla_sm90_dense_decode_bf16_576_invariant",
             ..base
         },
+        Expected {
+            name: "batch-invariant, and too short for pieces to change hands",
+            problem: DenseDecode::new(3, 1, 128)
+                .with(|p| (p.flags, p.max_blocks_per_seq) = (FLASHMLA_FLAG_BATCH_INVARIANT, 3)),
+            combine: None,
+            kernel: "flashmla_sm90_dense_decode_bf16_576_invariant",
+            ..base
+        },
+        Expected {
+            name: "batch-invariant, 16 rows",
+            row_blocks: 1,
+            partitions: 132,
+            problem: DenseDecode::new(3, 1, 16)
+                .with(|p| (p.flags, p.max_blocks_per_seq) = (FLASHMLA_FLAG_BATCH_INVARIANT, 100)),
+            // Pieces of 32 tiles, and one of 4 and half of the one before.
+            combine: Some((133, 3 * 4)),
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_16_invariant",
+            q_box_rows: 16,
+            ..base
+        },
+        Expected {
+            name: "batch-invariant, 32 rows",
+            row_blocks: 1,
+            partitions: 132,
+            problem: DenseDecode::new(1, 2, 16)
+                .with(|p| (p.flags, p.max_blocks_per_seq) = (FLASHMLA_FLAG_BATCH_INVARIANT, 40)),
+            combine: Some((32 * 4 + 1, 2)),
+            kernel: "flashmla_sm90_dense_decode_few_bf16_576_32_invariant",
+            q_box_rows: 16,
+            ..base
+        },
     ]
 }
 
@@ -466,7 +497,7 @@ fn check(launches: &[Launch], e: &Expected) {
             scale_log2: params.scale_log2,
             slots: slots as i32,
             handover_bytes: if hands_over { handover_rows * (512 + 64) * 4 + 256 } else { 0 },
-            last_piece: b * most_pieces - 1,
+            last_piece: if invariant { b * most_pieces - 1 } else { 0 },
         },
         "{}",
         e.name

@@ -14,7 +14,9 @@
 
 namespace flashmla::sm90::dense_decode {
 
-constexpr int kHandoverWords = 256;  // bytes
+constexpr int kHandoverWords = 256;   // bytes
+constexpr int kHandoverNumbers = 64;  // of a row, beside its accumulator; the host makes room for them (src/workspace.rs)
+__host__ __device__ constexpr int handover_vectors(int rows) { return rows * (kLatent + kHandoverNumbers) / 4 / 128; }
 
 __device__ const float4 kNothing = {};
 

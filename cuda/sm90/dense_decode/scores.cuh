@@ -107,6 +107,7 @@ class Scores {
     }
 
     // After the accumulators of both halves.
+    static_assert(64 < handover_vectors(kRows), "they have room");
     __device__ __forceinline__ Handover handover() const {
         const uint32_t thread = thread_now();
         return Handover(p_, 8 + thread / 32, 64, thread);

@@ -90,6 +90,7 @@ class Attention {
     static constexpr int kMine = kRowsHere / 4;      // rows of a thread
 
     static_assert(kGroups == 1 || !Pieces::kHandsOver, "two would need two records");
+    static_assert((kColumnTiles * kFragment + 2 * kMine) / 4 <= handover_vectors(kRowsHere), "they have room");
     __device__ __forceinline__ Handover handover() const { return Handover(p_, warp_, 0, threadIdx.x % kGroupThreads); }
 
     // The row that the i-th of a thread is.
